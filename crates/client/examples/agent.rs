@@ -1,14 +1,15 @@
-//! An agent that writes what a language model said into a document, while people edit it.
+//! An agent that writes the answer of a language model into a document while people edit it.
 //!
 //! ```console
 //! $ meshagent room connect --room my-room --identity agent -- \
-//!     cargo run -p meshagent-client --example agent -- schema plan.document    # what to ask the model for
+//!     cargo run -p meshagent-client --example agent -- schema plan.document  # for the prompt
 //! $ meshagent room connect --room my-room --identity agent -- \
 //!     cargo run -p meshagent-client --example agent -- fill plan.document < answer.json
 //! ```
 //!
-//! The answer is the whole document as JSON. Only what differs is changed, so people's cursors and what they write at
-//! the same time elsewhere stay. What the schema forbids is said, for the model to try again.
+//! The answer is the whole document as JSON. Only the differences are applied, so cursors and
+//! concurrent edits elsewhere in the document stay. Violations of the schema are reported, so that
+//! the model can try again.
 
 #![allow(clippy::print_stdout, reason = "it talks to people")]
 
@@ -44,7 +45,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Makes a document what the answer says. Returns whether that changed anything.
+/// Makes a document equal to the answer. Returns whether anything changed.
 pub(crate) async fn fill(
     room: &RoomClient,
     path: &str,

@@ -1,7 +1,8 @@
-//! Says hello in a document that everybody in the room sees.
+//! Adds a greeting to a document that all participants share.
 //!
 //! ```console
-//! $ meshagent room connect --room my-room --identity ann -- cargo run -p meshagent-client --example hello
+//! $ meshagent room connect --room my-room --identity ann -- \
+//!     cargo run -p meshagent-client --example hello
 //! ```
 
 #![allow(clippy::print_stdout, reason = "it talks to people")]
@@ -21,12 +22,12 @@ async fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Adds a greeting, and returns the document as it is then.
+/// Adds a greeting, and returns the document after it.
 pub(crate) async fn say_hello(room: &RoomClient) -> Result<serde_json::Value, Box<dyn Error>> {
     let document = room.sync().open("hello-world.document").await?;
     let greeting = json!({ "body": { "text": "hello world!" } });
     document.edit(|d| d.append_child(Target::Root, greeting))??;
-    // It is on the server's disk, and everybody sees it.
+    // Now the edit is on the server's disk, and other participants receive it.
     document.saved().await?;
     Ok(document.to_json())
 }

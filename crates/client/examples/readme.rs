@@ -19,7 +19,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let document = room.sync().open("hello.document").await?;
     let body = json!({ "body": { "text": "hello from Rust" } });
     document.edit(|d| d.append_child(Target::Root, body))??;
-    // The server has it on its disk, and everybody in the room sees it.
+    // Now the edit is on the server's disk, and other participants receive it.
     document.saved().await?;
     println!("{}", document.to_json());
     room.close().await;

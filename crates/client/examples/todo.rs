@@ -1,12 +1,15 @@
-//! A to-do list that several people edit at once, each in a terminal.
+//! A to-do list that several people edit together, each in a terminal.
 //!
 //! ```console
-//! $ meshagent room connect --room my-room --identity ann -- cargo run -p meshagent-client --example todo
-//! $ meshagent room connect --room my-room --identity bob -- cargo run -p meshagent-client --example todo
+//! $ meshagent room connect --room my-room --identity ann -- \
+//!     cargo run -p meshagent-client --example todo
+//! $ meshagent room connect --room my-room --identity bob -- \
+//!     cargo run -p meshagent-client --example todo
 //! ```
 //!
-//! A line adds an entry; `x 2` marks the second one as done, or not; `d 2` deletes it; an empty line changes nothing.
-//! It goes on without a connection: what was not sent is sent when there is one again.
+//! A line adds an entry. `x 2` marks the second entry as done or not done, `d 2` deletes it, and an
+//! empty line changes nothing. The program also works without a connection: unsent edits are sent
+//! after a reconnect.
 
 #![allow(clippy::print_stdout, reason = "it talks to people")]
 
@@ -52,7 +55,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Opens the list, and makes it with its schema if it is not there yet.
+/// Opens the list, and creates it with its schema if it does not exist.
 pub(crate) async fn open(room: &RoomClient) -> Result<LiveDocument, Box<dyn Error>> {
     let options = OpenOptions {
         schema: Some(schema()?),
@@ -69,7 +72,7 @@ fn schema() -> Result<MeshSchema, SchemaError> {
     MeshSchema::new("list", vec![list, entry])
 }
 
-/// Does what a line says.
+/// Executes one line of input.
 pub(crate) fn obey(list: &mut meshagent_client::Editor<'_>, line: &str) -> Result<(), EditError> {
     let chosen = |rest: &str| {
         let number: usize = rest.trim().parse().ok()?;
@@ -103,7 +106,7 @@ fn show(list: &LiveDocument) -> std::io::Result<()> {
     out.flush()
 }
 
-/// The list as people read it.
+/// The list as text for people.
 pub(crate) fn to_text(list: &MeshDocument) -> String {
     let entries = list.root().children().enumerate().map(|(index, entry)| {
         let is_done = entry.attribute("done") == Some(true.into());

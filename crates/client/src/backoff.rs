@@ -1,12 +1,12 @@
-//! How long to wait before the next try. Knows neither clock nor random source.
+//! The pauses between retries, without a clock or a random source.
 
 use std::time::Duration;
 
 const FIRST: Duration = Duration::from_millis(100);
 const LONGEST: Duration = Duration::from_secs(10);
 
-/// Waits that double, each cut by a random part, so that clients which lost one server together don't come back
-/// together.
+/// Pauses that double, each shortened by a random part, so that clients which lost a server
+/// together do not reconnect together.
 #[derive(Debug)]
 pub(crate) struct Backoff {
     next: Duration,
@@ -18,7 +18,7 @@ impl Backoff {
         Self::up_to(LONGEST)
     }
 
-    /// Waits that become longer than usual, for what costs both sides more than a connection.
+    /// Pauses up to another maximum, for retries that cost both sides more than a connection.
     pub(crate) fn up_to(longest: Duration) -> Self {
         Self {
             next: FIRST,
@@ -26,20 +26,21 @@ impl Backoff {
         }
     }
 
-    /// It works again.
+    /// Restarts at the shortest pause, after a success.
     pub(crate) fn reset(&mut self) {
         self.next = FIRST;
     }
 
-    /// There was a connection for so long. One that ends before the longest wait has proved nothing: a server that lets
-    /// everybody in and then drops them would be asked for ever, many times a second.
+    /// A connection has lasted this long. Only one that lasted as long as the longest pause counts
+    /// as a success. Otherwise a server that accepts connections and drops them would be retried
+    /// many times a second without end.
     pub(crate) fn connected(&mut self, time: Duration) {
         if time >= self.longest {
             self.reset();
         }
     }
 
-    /// How long to wait now: between half of the step and the whole of it, as `random` says.
+    /// The next pause: between half of the step and the whole step, chosen by `random`.
     pub(crate) fn next(&mut self, random: u32) -> Duration {
         let step = self.next;
         self.next = self.longest.min(step * 2);
@@ -50,7 +51,7 @@ impl Backoff {
 
 /// A random number for [`Backoff::next`].
 pub(crate) fn random() -> u32 {
-    // A machine without a random source waits in step with others, which is no harm here.
+    // Without a random source the pauses are the longest ones, which is harmless.
     getrandom::u32().unwrap_or(u32::MAX)
 }
 
@@ -73,7 +74,7 @@ mod tests {
         assert_eq!(waits(&mut backoff, 0), longest.map(|wait| wait / 2));
         backoff.reset();
         for (number, longest) in longest.into_iter().enumerate() {
-            // Any number will do: they are spread over all that there are.
+            // Any spread over the full range will do.
             let random = u32::try_from(number).unwrap().wrapping_mul(0x9e37_79b9);
             let wait = backoff.next(random).as_millis();
             assert!((longest / 2..=longest).contains(&wait), "{wait}");

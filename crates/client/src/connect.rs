@@ -1,4 +1,4 @@
-//! The way from an address and a token to an open WebSocket.
+//! Opens a WebSocket to a room, given its URL and a token.
 
 use std::pin::pin;
 
@@ -17,51 +17,51 @@ use tokio::net::TcpStream;
 
 use crate::trust::Trust;
 
-/// Why there is no connection.
+/// Why a connection could not be made.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConnectError {
     /// The connection was lost before the room was ready.
     #[error("the connection was lost before the room was ready, try again")]
     Closed,
-    /// What answers is no room server.
+    /// The server does not answer as a room server.
     #[error("the server does not speak HTTP as a room server does")]
     Http(#[source] hyper::Error),
-    /// The token can't be put into a header.
+    /// The token contains characters that an HTTP header can't have.
     #[error("the token contains characters that no token has")]
     InvalidToken,
-    /// The address is not that of a room.
+    /// The URL is not that of a room.
     #[error("the address is not of the form ws://host/rooms/name")]
     InvalidUrl,
     /// The server can't be reached.
     #[error("the server can't be reached")]
     Io(#[source] std::io::Error),
-    /// The server refuses the connection.
+    /// The server refused the connection.
     #[error("the server refuses the connection with status {status}: {text}")]
     Refused {
-        /// The HTTP status; 403 and 404 will not get better by themselves.
+        /// The HTTP status code. With 403 or 404, a retry does not help.
         status: u16,
-        /// What the server says.
+        /// The server's explanation.
         text: String,
     },
-    /// Something is missing that the connection needs.
+    /// A setting that the connection needs is missing or invalid.
     #[error("{0}")]
     Setting(String),
-    /// The function that was given for it gave no token.
+    /// The token function failed.
     #[error("no token could be had for the room")]
     Token(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// The server can't be trusted, or does not speak TLS.
+    /// The server's certificate is not trusted, or the server does not speak TLS.
     #[error("no secure connection to the server can be made")]
     Tls(#[source] std::io::Error),
 }
 
 impl ConnectError {
-    /// Whether another try may succeed.
+    /// Whether a retry may succeed.
     pub(crate) fn may_pass(&self) -> bool {
         match self {
-            // Certificates are renewed late at times.
+            // A certificate may have expired and be renewed late.
             Self::Closed | Self::Http(_) | Self::Io(_) | Self::Tls(_) | Self::Token(_) => true,
-            // A server that is overloaded, or a proxy that finds none.
+            // An overloaded server, or a proxy whose server is down.
             Self::Refused { status, .. } => *status == 429 || *status >= 500,
             Self::InvalidToken | Self::InvalidUrl | Self::Setting(_) => false,
         }
@@ -70,18 +70,18 @@ impl ConnectError {
 
 pub(crate) type Socket = WebSocket<TokioIo<Upgraded>>;
 
-/// Opens a WebSocket to a room, by TLS if its address says so.
+/// Opens a WebSocket to a room, with TLS if the URL's scheme requires it.
 pub(crate) async fn open(url: &str, token: &str, trust: &Trust) -> Result<Socket, ConnectError> {
     let uri = parse_url(url)?;
     let is_secure = matches!(uri.scheme_str(), Some("wss" | "https"));
     let host = uri.host().ok_or(ConnectError::InvalidUrl)?;
-    // `Uri` leaves the brackets of an IPv6 address on.
+    // `Uri` keeps the brackets of an IPv6 address.
     let host = host.trim_start_matches('[').trim_end_matches(']');
     let port = uri.port_u16().unwrap_or(if is_secure { 443 } else { 80 });
     let stream = TcpStream::connect((host, port))
         .await
         .map_err(ConnectError::Io)?;
-    // Packets are small and each may be waited for.
+    // Packets are small, and callers may wait for each of them.
     stream.set_nodelay(true).map_err(ConnectError::Io)?;
     if is_secure {
         upgrade(trust.secure(stream, host).await?, url, token).await
@@ -90,7 +90,7 @@ pub(crate) async fn open(url: &str, token: &str, trust: &Trust) -> Result<Socket
     }
 }
 
-/// Asks the server at the other end of a stream for a WebSocket to a room.
+/// Requests a WebSocket to a room over an open stream to the server.
 pub(crate) async fn upgrade<S>(stream: S, url: &str, token: &str) -> Result<Socket, ConnectError>
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
@@ -101,7 +101,7 @@ where
         .map_err(ConnectError::Http)?;
     let mut connection = pin!(connection.with_upgrades());
 
-    // The connection makes no progress unless it is polled; it ends when the upgrade is done.
+    // The connection progresses only while it is polled, and ends with the upgrade.
     let exchange = async {
         let response = sender
             .send_request(request)
@@ -172,7 +172,7 @@ async fn refusal(response: Response<Incoming>) -> ConnectError {
     };
     let text = match parse_json_object(&body).map(|mut object| object.remove("error")) {
         Ok(Some(Value::String(text))) => text,
-        // Something else answers, a proxy perhaps.
+        // This is not a room server's answer, but for instance a proxy's.
         _ => String::from_utf8_lossy(&body).trim().to_owned(),
     };
     let text = if text.is_empty() {
@@ -186,5 +186,5 @@ async fn refusal(response: Response<Incoming>) -> ConnectError {
     }
 }
 
-/// The longest explanation that is read; a server that says more is not talking to people.
+/// Longer explanations are not read: they are not meant for people.
 const MAX_REFUSAL_BYTES: usize = 16 * 1024;

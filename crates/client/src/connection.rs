@@ -19,11 +19,11 @@ use crate::stream::StreamHandle;
 use crate::sync_calls::SyncCalls;
 use crate::trust::Trust;
 
-/// A connection to a room; cheap to clone, and usable from many tasks at once.
+/// A connection to a room. Cheap to clone, and usable from many tasks concurrently.
 ///
-/// One task owns the socket. It ends, with a close frame, when the last clone and the last stream
-/// are dropped, or at once by [`close`](Self::close). Requests made before are written first, for at
-/// most two seconds.
+/// One task owns the socket. The connection ends with a close frame when the last clone and the
+/// last stream are dropped, or on [`close`](Self::close). Earlier requests are written first, for
+/// at most two seconds.
 #[derive(Clone, Debug)]
 pub struct Connection {
     commands: Commands,
@@ -33,8 +33,8 @@ pub struct Connection {
     driver_ended: CancellationToken,
 }
 
-/// A connection's or a stream's way to the driver. The connection is closed when the last one is
-/// dropped, also if the driver can take no command because the server does not read.
+/// The command queue of the driver, held by connections and streams. Dropping the last one closes
+/// the connection, even if the queue is full because the server does not read.
 #[derive(Clone, Debug)]
 pub(crate) struct Commands {
     sender: mpsc::Sender<Command>,
@@ -56,7 +56,7 @@ impl Commands {
             .map_err(|_driver_ended| CallError::Disconnected)
     }
 
-    /// Sends it if there is room.
+    /// Sends the command unless the queue is full.
     pub(crate) fn try_send(&self, command: Command) {
         let _sent = self.sender.try_send(command);
     }
@@ -64,15 +64,16 @@ impl Commands {
 
 impl Connection {
     /// Connects to a room, for instance `ws://127.0.0.1:8080/rooms/my-room`, with a participant
-    /// token, and waits until the room is ready. `wss://` is TLS, to a server whose certificate this machine trusts.
+    /// token. Waits until the room is ready. `wss://` uses TLS; this machine must trust the
+    /// server's certificate.
     ///
     /// # Errors
     ///
-    /// When the server can't be reached or refuses.
+    /// If the server can't be reached or refuses the connection.
     ///
     /// # Cancel safety
     ///
-    /// When dropped, the connection is closed.
+    /// If dropped, the connection is closed.
     ///
     /// ```
     /// # use meshagent_client::ConnectError;
@@ -99,15 +100,16 @@ impl Connection {
         Self::begin(open(url, token, trust).await?, ping_interval).await
     }
 
-    /// Connects over a stream to the server that the caller has opened, through a tunnel for instance.
+    /// Connects over a stream to the server that the caller has opened, for instance through a
+    /// tunnel.
     ///
     /// # Errors
     ///
-    /// When the server refuses.
+    /// If the server refuses the connection, or the connection is lost before the room is ready.
     ///
     /// # Cancel safety
     ///
-    /// When dropped, the connection is closed.
+    /// If dropped, the connection is closed.
     ///
     /// ```
     /// # use meshagent_client::Connection;
@@ -131,7 +133,7 @@ impl Connection {
         let (sender, receiver) = mpsc::channel(COMMAND_CAPACITY);
         let (events, _) = broadcast::channel(EVENT_CAPACITY);
         let (ready, welcome) = oneshot::channel();
-        // Only the driver owns the sender of events, so they end with it.
+        // Only the driver owns the sender of events, so that subscriptions end with it.
         let subscriptions = events.downgrade();
         let (closing, driver_ended) = (CancellationToken::new(), CancellationToken::new());
         let commands = Commands::new(sender, closing.clone());
@@ -170,7 +172,7 @@ impl Connection {
         &self.welcome.room_name
     }
 
-    /// The room's address, as the server knows it.
+    /// The room's URL, as the server knows it.
     ///
     /// ```
     /// # use meshagent_client::Connection;
@@ -184,7 +186,7 @@ impl Connection {
         &self.welcome.room_url
     }
 
-    /// Equal for everyone who is in the room at the same time.
+    /// An id that all participants share while they are in the room together.
     ///
     /// ```
     /// # use meshagent_client::Connection;
@@ -199,7 +201,7 @@ impl Connection {
         &self.welcome.session_id
     }
 
-    /// Our id in the room, unique per connection.
+    /// This client's participant id, unique per connection.
     ///
     /// ```
     /// # use meshagent_client::Connection;
@@ -214,7 +216,7 @@ impl Connection {
         &self.welcome.participant_id
     }
 
-    /// Our attributes as they were at the beginning.
+    /// This client's attributes at the start of the connection.
     ///
     /// ```
     /// # use meshagent_client::Connection;
@@ -232,11 +234,11 @@ impl Connection {
     ///
     /// # Errors
     ///
-    /// When the server refuses, or the connection is gone.
+    /// If the server refuses the call, or the connection is gone.
     ///
     /// # Cancel safety
     ///
-    /// Once polled, the call may be carried out.
+    /// Once polled, the call may be executed.
     ///
     /// ```
     /// # use meshagent_client::Connection;
@@ -270,15 +272,15 @@ impl Connection {
         answer.content
     }
 
-    /// Begins a streamed call with its first chunk, and waits until the server has taken both.
+    /// Starts a streamed call with its first chunk, and waits until the server has accepted both.
     ///
     /// # Errors
     ///
-    /// When the server refuses the call or the chunk, or the connection is gone.
+    /// If the server refuses the call or the chunk, or the connection is gone.
     ///
     /// # Cancel safety
     ///
-    /// When dropped, the call is closed.
+    /// If dropped, the call is closed.
     ///
     /// ```
     /// # use meshagent_client::Connection;
@@ -320,11 +322,12 @@ impl Connection {
         ))
     }
 
-    /// Changes our attributes, which the others see if they have enabled messaging.
+    /// Changes this client's attributes. Participants that have enabled messaging receive the
+    /// change.
     ///
     /// # Errors
     ///
-    /// When the connection is gone; otherwise the server does not answer.
+    /// If the connection is gone. The server does not acknowledge this request.
     ///
     /// ```
     /// # use meshagent_client::Connection;
@@ -342,7 +345,7 @@ impl Connection {
             .await
     }
 
-    /// Subscribes to what happens in the room from now on.
+    /// Subscribes to the room's events from now on.
     ///
     /// ```
     /// # use meshagent_client::Connection;
@@ -359,12 +362,12 @@ impl Connection {
     pub fn subscribe(&self) -> EventReceiver {
         match self.events.upgrade() {
             Some(events) => EventReceiver::new(events.subscribe()),
-            // The connection is gone: a subscription that has ended.
+            // The connection is gone, so the subscription has already ended.
             None => EventReceiver::new(broadcast::channel(1).1),
         }
     }
 
-    /// The toolkit `sync`.
+    /// The `sync` toolkit.
     ///
     /// ```
     /// # use meshagent_client::Connection;
@@ -381,7 +384,7 @@ impl Connection {
         SyncCalls::new(self.clone())
     }
 
-    /// The toolkit `storage`.
+    /// The `storage` toolkit.
     ///
     /// ```
     /// # use meshagent_client::Connection;
@@ -395,9 +398,9 @@ impl Connection {
         StorageClient::new(self.clone())
     }
 
-    /// Closes the connection, for all clones and streams, and waits until it is closed. Requests made
-    /// before are written first, for at most two seconds. A server that does not read is waited for
-    /// at most three seconds.
+    /// Closes the connection, including all clones and streams, and waits until it is closed.
+    /// Earlier requests are written first, for at most two seconds. If the server does not read,
+    /// this takes at most three seconds.
     ///
     /// ```
     /// # use meshagent_client::CallError;
@@ -453,24 +456,24 @@ impl Connection {
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CallError {
-    /// The connection is gone; whether the call was carried out is unknown.
+    /// The connection is gone. It is unknown whether the call was executed.
     #[error("the connection is gone, connect again")]
     Disconnected,
-    /// A [`RoomClient`](crate::RoomClient) makes no connection any more.
+    /// The room has ended; its [`RoomClient`](crate::RoomClient) no longer connects.
     #[error("there is no way into the room any more")]
     Ended(#[source] RoomEnd),
-    /// The path can't name anything in a room.
+    /// The path is not valid in a room.
     #[error("the path is invalid")]
     InvalidPath(#[from] InvalidPath),
-    /// The server refuses.
+    /// The server refuses the call.
     #[error("the server refuses: {text}")]
     Refused {
-        /// One of the protocol's error codes.
+        /// One of the protocol's error codes; `None` if the server gave no code.
         code: Option<i64>,
-        /// The server's reason.
+        /// The server's explanation.
         text: String,
     },
-    /// The server's answer is not one to this call.
+    /// The server's answer does not match the call.
     #[error("the server's answer is not what the protocol says")]
     Unexpected(#[source] InvalidRequest),
 }
@@ -480,7 +483,7 @@ impl CallError {
         Self::Unexpected(InvalidRequest::new(text))
     }
 
-    /// The answer, unless it is a refusal.
+    /// Turns an `error` content into an error.
     pub(crate) fn check(answer: Content) -> Result<Content, Self> {
         match answer {
             Content::Error { text, code } => Err(Self::Refused { code, text }),
@@ -495,6 +498,6 @@ impl From<InvalidRequest> for CallError {
     }
 }
 
-/// How many commands wait for the driver. When it is full, callers wait: the driver takes no more
-/// while the server does not read.
+/// How many commands wait for the driver. While the server does not read, the driver takes none,
+/// and callers wait when the queue is full.
 const COMMAND_CAPACITY: usize = 64;

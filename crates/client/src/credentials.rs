@@ -1,4 +1,5 @@
-//! With what a room is entered: a token, a key to sign tokens with, or a program's own way to a token.
+//! Credentials for a room: a fixed token, a key that signs tokens, or a function that returns
+//! tokens.
 
 use std::fmt;
 use std::pin::Pin;
@@ -10,13 +11,13 @@ use serde_json::Value;
 
 use crate::panics::catch_panic;
 
-/// How long a program may take to give a token.
+/// How long the token function may take.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A token that is valid for less than this is not worth a try.
+/// A token with less remaining time than this is treated as expired.
 const LEEWAY: Duration = Duration::from_secs(5);
 
-/// What a program's own function failed with.
+/// The error of the token function.
 pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 type Fetched = Pin<Box<dyn Future<Output = Result<String, BoxError>> + Send>>;
@@ -28,7 +29,7 @@ pub(crate) enum Credentials {
     Token(String),
 }
 
-/// A program's function that gives a token.
+/// The program's function that returns a token.
 #[derive(Clone)]
 pub(crate) struct FetchToken(Arc<dyn Fn() -> Fetched + Send + Sync>);
 
@@ -47,7 +48,7 @@ impl FetchToken {
         Self(Arc::new(move || Box::pin(fetch())))
     }
 
-    /// A panic of the program's function is an error of it like any other.
+    /// Calls the function. A panic is an error like any other.
     async fn call(&self) -> Result<String, BoxError> {
         let fetching = async { (self.0)().await };
         match tokio::time::timeout(PATIENCE, catch_panic(fetching)).await {
@@ -61,7 +62,7 @@ impl FetchToken {
 }
 
 impl Credentials {
-    /// The id of the project that they are for, if they say it.
+    /// The project's id; `None` for a token function, whose tokens are not known yet.
     pub(crate) fn project(&self) -> Option<String> {
         match self {
             Self::Fetch(_) => None,
@@ -76,9 +77,9 @@ impl Credentials {
 pub(crate) struct Tokens {
     credentials: Credentials,
     room: String,
-    /// The one that was fetched last, unless the server refused it.
+    /// The last fetched token, unless it was refused.
     fetched: Option<String>,
-    /// How many of those that were fetched the server refused, one after the other.
+    /// How many fetched tokens in a row the server has refused.
     refused: u32,
 }
 
@@ -92,7 +93,7 @@ impl Tokens {
         }
     }
 
-    /// A token to enter with now.
+    /// A token for a connection now.
     pub(crate) async fn next(&mut self) -> Result<String, BoxError> {
         match &self.credentials {
             Credentials::Token(token) => Ok(token.clone()),
@@ -113,13 +114,13 @@ impl Tokens {
         }
     }
 
-    /// The server took the last one.
+    /// The server accepted the last token.
     pub(crate) fn taken(&mut self) {
         self.refused = 0;
     }
 
-    /// The server refused the last one with this status. Returns whether another one may be taken: a clock may be wrong, or
-    /// a key was changed.
+    /// The server refused the last token with this status. Returns whether another one may be
+    /// fetched: a clock may have been wrong, or the key was changed.
     pub(crate) fn refused(&mut self, status: u16) -> bool {
         let is_fetched = matches!(self.credentials, Credentials::Fetch(_));
         if !is_fetched || !matches!(status, 401 | 403) {
@@ -131,10 +132,10 @@ impl Tokens {
     }
 }
 
-/// How many tokens are tried one after the other.
+/// How many tokens in a row may be refused before the room ends.
 const TRIES: u32 = 3;
 
-/// The claims of a token, which only the server can check.
+/// The claims of a token. They are not verified; only the server can do that.
 fn claims_of(token: &str) -> Option<Value> {
     let claims = token.split('.').nth(1)?;
     let mut base64 = claims.replace('-', "+").replace('_', "/");
@@ -147,7 +148,7 @@ fn project_of(token: &str) -> Option<String> {
     claims_of(token)?["sub"].as_str().map(str::to_owned)
 }
 
-/// Whether a token says that it is not valid any more, or soon will not be.
+/// Whether a token has expired or expires soon, according to its claims.
 fn has_expired(token: &str) -> bool {
     let expires = claims_of(token).and_then(|claims| claims["exp"].as_f64());
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);

@@ -1,5 +1,5 @@
-//! The task of an open document: carries updates between its replica and the server, for as long as somebody has it
-//! open, over one connection after the other.
+//! The task of an open document: exchanges updates between its replica and the server, across
+//! reconnects.
 
 mod conflicts;
 mod intake;
@@ -28,7 +28,7 @@ use crate::room_client::{Link, RoomEnd};
 use crate::stream::{PendingAnswer, StreamEnd};
 use crate::sync_calls::{NOTHING, SyncStream};
 
-/// How long an abandoned document is kept for what is not saved yet.
+/// How long a document without handles stays open for unsaved edits.
 pub(crate) const LINGER: Duration = Duration::from_millis(if cfg!(test) { 200 } else { 10_000 });
 
 #[derive(Debug)]
@@ -37,57 +37,59 @@ pub(crate) struct DocumentTask {
     pub(crate) journals: Option<Journals>,
     pub(crate) given_up: GivenUpEdits,
     pub(crate) link: watch::Receiver<Link>,
-    /// The room is being left.
+    /// Cancelled when the room is left.
     pub(crate) closing: CancellationToken,
-    /// How the document is opened for the first time.
+    /// The first start chunk.
     pub(crate) start: SyncOpenStart,
-    /// How long the server may take for an answer while the document is open only for what its journal holds.
+    /// How long the server may take for an answer while the document is open only for its journal.
     pub(crate) patience: Duration,
-    /// Whether the replica is to be made anew from the server's state.
+    /// Whether the next stream rebuilds the replica from the server's state.
     pub(crate) is_fresh: bool,
-    /// Whether the server has let us open it before.
+    /// Whether the document was open on the server before.
     pub(crate) was_open: bool,
     pub(crate) conflicts: Conflicts,
-    /// Answers by which the server has deleted more of an update than this replica, since everything was saved.
+    /// How often, since everything was saved, the server has deleted more of an update than this
+    /// replica.
     pub(crate) mismatches: u32,
     pub(crate) client_ids: ClientIds,
 }
 
-/// How a stream ended.
+/// Why a stream ended.
 #[derive(Debug)]
 pub(crate) enum Ended {
-    /// Nobody has the document open, and everything is saved.
+    /// No handle is open, and everything is saved.
     Done,
-    /// The connection, or the call, is gone.
+    /// The connection or the call is gone.
     Lost,
-    /// Something passing; try again after a while.
+    /// A passing failure: retry after a pause.
     Later,
-    /// The server has not answered while other documents' journals wait.
+    /// The server has not answered, and other journals are waiting to be sent.
     Silent,
-    /// An edit was refused for good.
+    /// An edit was refused permanently.
     Refused,
-    /// What came is no update.
+    /// The server sent something that is not an update.
     Unreadable(String),
 }
 
 impl DocumentTask {
-    /// Carries the document until it ends; returns how.
+    /// Serves the document until it ends. Returns why.
     pub(crate) async fn run(mut self) -> DocumentEnd {
         match self.load().await {
-            // Another program has sent it meanwhile.
+            // Another program has sent the edits meanwhile.
             Ok(()) if self.has_nothing_to_resend() => DocumentEnd::Closed,
             Ok(()) => self.carry().await,
             Err(error) => error.into(),
         }
     }
 
-    /// Whether it was begun for what its journal holds, and that is nothing. Then it has ended.
+    /// Whether the document was opened only for its journal, and that has nothing to send. The
+    /// document has then ended.
     fn has_nothing_to_resend(&self) -> bool {
         let is_saved = self.shared.lock().replica.is_saved();
         is_saved && self.shared.is_resending() && self.shared.end_if_abandoned(DocumentEnd::Closed)
     }
 
-    /// Begins with what the journal holds, if there is one.
+    /// Loads the journal, if there is one.
     async fn load(&mut self) -> Result<(), JournalError> {
         let Some(journals) = &self.journals else {
             return Ok(());
@@ -120,7 +122,7 @@ impl DocumentTask {
             let ended = match opened {
                 Ok(None) => Ended::Silent,
                 Ok(Some(stream)) => match self.begin_with(&stream).await {
-                    // Its edits are kept for whoever opens it next.
+                    // The edits stay in the journal for the next opening.
                     Ok(()) if self.shared.is_ended() => return DocumentEnd::Closed,
                     Ok(()) => {
                         let ended = self.serve(stream, &mut backoff).await;
@@ -150,14 +152,15 @@ impl DocumentTask {
             self.shared.lock().replica.unsent();
             match ended {
                 Ended::Done if self.give_up() => return DocumentEnd::Closed,
-                // Somebody has opened it again meanwhile.
+                // Another handle was opened meanwhile.
                 Ended::Done => self.shared.lock().publish(&DocumentEvent::Disconnected),
                 Ended::Unreadable(reason) => return DocumentEnd::Unreadable(reason),
                 Ended::Refused => self.start_over_next(),
-                // Other documents' journals are sent meanwhile, and then this one is opened again. Without a connection
-                // other programs may open it.
+                // The document is opened again after the journals of other documents. Without a
+                // connection, other programs may open it.
                 ended if self.lets_others_go_first(&ended) => return DocumentEnd::Closed,
-                // A connection that is gone is waited for; one that is still there did not take the call.
+                // If the connection is gone, wait for the next one. Otherwise the server did not
+                // accept the call.
                 Ended::Lost if connection.is_closed() => {}
                 Ended::Lost | Ended::Later | Ended::Silent => {
                     tokio::select! {
@@ -169,8 +172,9 @@ impl DocumentTask {
         }
     }
 
-    /// Ends a document that is open only for what its journal holds, and can't go on now. A count of conflicts or mismatches
-    /// must reach its limit, so it is reset only by a server that does not answer.
+    /// Ends a document that is open only for its journal and can't continue now. Counts of
+    /// conflicts or mismatches must be able to reach their limit, so only a silent server resets
+    /// them.
     fn lets_others_go_first(&self, ended: &Ended) -> bool {
         let is_silent = matches!(ended, Ended::Silent);
         let has_counts = !self.conflicts.is_none() || self.mismatches > 0;
@@ -179,13 +183,14 @@ impl DocumentTask {
             && self.shared.end_if_abandoned(DocumentEnd::Closed)
     }
 
-    /// The next stream begins with the server's state alone. Conflicts are counted on: what repeats several edits may have
-    /// been refused for one of them, which is sent alone next, and would be repeated again otherwise, without an end.
+    /// Rebuilds the replica from the server's state on the next stream. The conflict count stays. A
+    /// fill repeats several edits, and may be refused because of one of them, which is then sent
+    /// alone. Without the count the fill would be repeated forever.
     pub(crate) fn start_over_next(&mut self) {
         self.is_fresh = true;
     }
 
-    /// The connection, once there is one.
+    /// Waits for a connection.
     async fn connection(&mut self) -> Result<Connection, DocumentEnd> {
         let mut link = self.link.clone();
         let linked = async {
@@ -209,13 +214,14 @@ impl DocumentTask {
         }
     }
 
-    /// Waits until nobody wants to wait any longer for what is not saved.
+    /// Waits until unsaved edits no longer keep the document open.
     async fn given_up(&self) {
         loop {
             let abandoned = self.shared.abandoned_since();
             let is_closing = self.closing.is_cancelled();
             let is_leaving = abandoned.is_some() || is_closing;
-            // Without a connection, a room that is being left gets none any more; only the journal is waited for.
+            // A room that is being left does not reconnect. Without a connection, only the journal
+            // is awaited.
             let can_be_saved = !is_closing || self.has_connection();
             let can_wait = self.was_open
                 && !self.shared.lock().replica.is_saved()
@@ -226,7 +232,7 @@ impl DocumentTask {
             if is_leaving && (!can_wait || is_over) && self.give_up() {
                 return;
             }
-            // Who leaves a room waits only for some time, and then there is no connection any more.
+            // When a room is left, its supervisor limits the wait and then ends the connection.
             tokio::select! {
                 () = self.shared.work.notified() => {}
                 () = self.closing.cancelled(), if !is_closing => {}
@@ -235,8 +241,8 @@ impl DocumentTask {
         }
     }
 
-    /// Waits until a document that is open only for what its journal holds has waited for the server so long that others
-    /// come first. Somebody who opens it meanwhile waits for as long as it takes.
+    /// Waits until the server was silent for `patience` while the document is open only for its
+    /// journal. Never completes if a handle is opened meanwhile.
     async fn holds_up_others(&self, since: Instant) {
         sleep_until(since + self.patience).await;
         if !self.shared.is_resending() {
@@ -248,7 +254,7 @@ impl DocumentTask {
         matches!(&*self.link.borrow(), Link::Up(connection) if !connection.is_closed())
     }
 
-    /// Ends the document, unless somebody wants it again.
+    /// Ends the document unless a handle is open. Returns true, too, if the room is being left.
     fn give_up(&self) -> bool {
         self.closing.is_cancelled() || self.shared.end_if_abandoned(DocumentEnd::Closed)
     }
@@ -264,7 +270,7 @@ impl DocumentTask {
         connection.sync().open(&start).await
     }
 
-    /// Says what of the document is here.
+    /// Describes the local content in a start chunk.
     pub(crate) fn describe(&self, start: &mut SyncOpenStart) {
         let state = self.shared.lock();
         if !self.is_fresh {
@@ -273,7 +279,8 @@ impl DocumentTask {
         start.identity = Some(state.replica.identity().unwrap_or_default().to_owned());
     }
 
-    /// What to do about a document that is not there any more, if something of it is here.
+    /// For a document that no longer exists: adds to the server's explanation where the local
+    /// content is.
     fn with_what_is_kept(&self, code: Option<i64>, text: String) -> String {
         let state = self.shared.lock();
         let has_content = state.replica.document().element_count() > 0;
@@ -293,14 +300,14 @@ impl DocumentTask {
         )
     }
 
-    /// Whether the document with this identity is another one than the replica's.
+    /// Whether `identity` is that of another document than the replica's.
     fn is_replaced(&self, identity: Option<&str>) -> bool {
         let state = self.shared.lock();
         let known = state.replica.identity();
         known.is_some() && identity.is_some() && identity != known
     }
 
-    /// Takes up the state with which a stream begins.
+    /// Applies the state at the start of a stream.
     #[cfg(feature = "simulation")]
     pub(crate) fn begin(&mut self, beginning: &Beginning) -> Result<(), String> {
         let over = self.start_over_of(beginning);
@@ -309,7 +316,7 @@ impl DocumentTask {
         Ok(())
     }
 
-    /// Takes up the state with which a stream begins, on a thread for blocking work if it is large.
+    /// Applies the state at the start of a stream, on a thread for blocking work if it is large.
     async fn begin_with(&mut self, stream: &SyncStream) -> Result<(), String> {
         let beginning = Beginning::of(stream);
         let over = self.start_over_of(&beginning);
@@ -351,11 +358,11 @@ impl DocumentTask {
                 let Some(next) = next else { break };
                 let chunk = SyncChunk::of_update(&next.update);
                 let begun = tokio::select! {
-                    // As long as there is room, it is sent, even when the room is being left.
+                    // An update for which there is room is sent even while the room is being left.
                     biased;
                     begun = sender.begin(chunk) => begun,
-                    // A server that does not read keeps nobody waiting for longer than one that
-                    // does not answer.
+                    // A server that does not read must not delay the end longer than one that does
+                    // not answer.
                     () = self.given_up() => return Ended::Done,
                     () = self.holds_up_others(heard) => return Ended::Silent,
                 };
@@ -368,7 +375,7 @@ impl DocumentTask {
             let is_closing = self.closing.is_cancelled();
             if deadline.is_some() || is_closing || self.shared.is_resending() {
                 if self.shared.lock().replica.is_saved() {
-                    // However it ends, everything is saved.
+                    // The result does not matter: everything is saved.
                     let _closed = tokio::time::timeout(CLOSE_GRACE, stream.close()).await;
                     return Ended::Done;
                 }
@@ -422,8 +429,8 @@ impl DocumentTask {
         intake::receive(&self.shared, &mut self.client_ids, update)
     }
 
-    /// The server's answer to an update. Returns what it lacks before the update, which the caller
-    /// fills.
+    /// Handles the server's answer to an update. Returns the gap before the update, if there is
+    /// one; the caller fills it.
     pub(crate) fn answered(
         &mut self,
         number: u64,
@@ -437,8 +444,8 @@ impl DocumentTask {
                     let update = state.replica.unsaved_update(number).unwrap_or_default();
                     let is_shown_here = deleted > state.replica.deleted_in(&update);
                     if is_shown_here && self.mismatches < TRIES {
-                        // A deletion by another participant may be on its way here. The next stream
-                        // begins with all of them, and the update is sent again.
+                        // A deletion by another participant may be in flight. The next stream
+                        // starts with all deletions, and the update is sent again.
                         self.mismatches += 1;
                         return Err(Ended::Later);
                     }
@@ -460,7 +467,8 @@ impl DocumentTask {
                     state.publish(&DocumentEvent::Repaired { violations });
                 }
                 if notice.get("pending") == Some(&Value::Bool(true)) {
-                    // Of a document with very many clients the server doesn't list what it has: it gets everything.
+                    // For a document with very many clients the server omits its vector. It then
+                    // receives everything.
                     let vector = notice["state_vector"].as_str().unwrap_or(NOTHING);
                     let vector = decode_base64(vector.as_bytes());
                     let vector = vector.map_err(|error| Ended::Unreadable(error.to_string()))?;
@@ -476,7 +484,8 @@ impl DocumentTask {
                 state.replica.acknowledged(number);
                 state.journal_progress(None);
             }
-            // The document is gone. Whoever opens it again learns what to do about what is kept.
+            // The document is gone. The refusal of the next opening says what to do with the local
+            // content.
             Err(CallError::Refused { code, .. }) if code == Some(ErrorCode::NotFound.number()) => {
                 return Err(Ended::Later);
             }
@@ -487,7 +496,8 @@ impl DocumentTask {
             Err(CallError::Disconnected) => return Err(Ended::Lost),
             Err(_) => return Err(Ended::Later),
         }
-        // What is sent before it on each stream, such as a fill, says nothing of an edit that the server erased.
+        // Reset only now: answers to earlier updates on the stream, such as a fill, do not concern
+        // the erased edit.
         if self.mismatches > 0 && self.shared.lock().replica.is_saved() {
             self.mismatches = 0;
         }
@@ -495,11 +505,12 @@ impl DocumentTask {
         Ok(None)
     }
 
-    /// The server will never have what was sent with this number. Returns how the stream ends, if it does.
+    /// Handles a permanent refusal of the update with this number. Returns why the stream ends, if
+    /// it does.
     fn refused(&mut self, number: u64, refusal: Refusal) -> Result<(), Ended> {
         let goes_on = self.shared.lock().refuse(number, refusal.clone());
         if !goes_on {
-            // Before an edit is given up because of a conflict, the server's content is looked at.
+            // Before an edit is given up because of a conflict, the server's content is checked.
             let is_looked_at = refusal.has_code(ErrorCode::Conflict) && self.conflicts.check();
             if !is_looked_at && self.shared.end_untold(refusal) {
                 return Err(Ended::Done);
@@ -509,8 +520,8 @@ impl DocumentTask {
         if goes_on { Ok(()) } else { Err(Ended::Refused) }
     }
 
-    /// Whether an update that was refused may be taken when it is sent again. A conflict passes when another has left;
-    /// one that doesn't is for good, as when somebody took the place of the operations in it.
+    /// Whether a refused update may be accepted later. A conflict passes when the other writer
+    /// leaves. It does not if other operations have the names of the update's.
     fn may_be_taken(&mut self, code: Option<i64>) -> bool {
         if code == Some(ErrorCode::Conflict.number()) {
             return self.conflicts.note();
@@ -519,7 +530,7 @@ impl DocumentTask {
     }
 }
 
-/// The answer to what was sent first; never, if nothing is under way.
+/// The oldest answer that is still to come. Pending forever if there is none.
 async fn first_answer(
     under_way: &mut VecDeque<(u64, PendingAnswer)>,
 ) -> Result<Content, CallError> {
@@ -529,10 +540,10 @@ async fn first_answer(
     }
 }
 
-/// How often an update is sent again of which the server has deleted more than this replica.
+/// How often an update is sent again if the server has deleted more of it than this replica.
 const TRIES: u32 = 3;
 
-/// Whether what the server refuses now may be taken later: conflicts, states that pass, failures of its own.
+/// Whether a refusal may pass: conflicts, passing states and internal failures of the server.
 fn may_pass(code: Option<i64>) -> bool {
     let may_pass = |code| {
         matches!(
@@ -549,11 +560,11 @@ fn may_pass(code: Option<i64>) -> bool {
     code.is_none_or(may_pass)
 }
 
-/// Gives a document client ids that nobody else writes with.
+/// A source of client ids that no other replica uses.
 #[derive(Debug)]
 pub(crate) enum ClientIds {
     Random,
-    /// The next one, and so on.
+    /// The next id, then its successors.
     #[cfg(feature = "simulation")]
     From(u64),
 }
@@ -570,7 +581,7 @@ impl ClientIds {
         }
     }
 
-    /// Takes another client id if somebody else writes with this one.
+    /// Changes the client id if another replica writes under it.
     pub(crate) fn renew(&mut self, replica: &mut Replica) {
         if replica.document().is_client_id_shared() {
             replica.document_mut().set_client_id(self.next());
@@ -578,7 +589,7 @@ impl ClientIds {
     }
 }
 
-/// Marks what is edited here. Published Python programs read 32 bits of it.
+/// A random client id. It has 32 bits, because published Python programs read no more.
 pub(crate) fn new_client_id() -> u64 {
     let (high, low) = uuid::Uuid::new_v4().as_u64_pair();
     ((high ^ low) & u64::from(u32::MAX)).max(1)

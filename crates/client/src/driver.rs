@@ -1,7 +1,7 @@
-//! The task that owns the socket.
+//! The driver: the task that owns a connection's socket.
 //!
-//! Three futures make one task: reading, writing, and between them the loop that knows the session
-//! and never waits for either.
+//! The task consists of three futures: one reads, one writes, and a loop between them owns the
+//! session and waits for neither.
 
 use std::collections::HashMap;
 use std::pin::{Pin, pin};
@@ -29,7 +29,7 @@ use crate::event::RoomEvent;
 use crate::pulse::{Beat, Moment, Pulse, Traffic};
 use crate::stream::StreamEnd;
 
-/// What handles ask of the driver.
+/// The commands of the handles.
 #[derive(Debug)]
 pub(crate) enum Command {
     CloseStream {
@@ -63,21 +63,21 @@ pub(crate) type Reply<T> = oneshot::Sender<Result<T, CallError>>;
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) content: Result<Content, CallError>,
-    /// Whether the stream of the chunk had ended before. A refusal then says nothing about the chunk.
+    /// Whether the chunk's stream had ended before. A refusal then does not concern the chunk.
     pub(crate) is_late: bool,
 }
 
-/// A streamed call that the server has taken.
+/// A streamed call that the server has accepted.
 #[derive(Debug)]
 pub(crate) struct OpenedStream {
     pub(crate) stream: StreamId,
     pub(crate) chunks: mpsc::Receiver<Content>,
     pub(crate) end: oneshot::Receiver<Result<(), StreamEnd>>,
-    /// What the first chunk was answered by.
+    /// The answer to the first chunk.
     pub(crate) answer: Content,
 }
 
-/// What the room said at the beginning.
+/// The server's messages at the start of a connection.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Welcome {
     pub(crate) room_name: String,
@@ -96,11 +96,11 @@ pub(crate) struct Driver {
     ready: Option<oneshot::Sender<Welcome>>,
     replies: HashMap<RequestId, oneshot::Sender<Answer>>,
     streams: HashMap<StreamId, Stream>,
-    /// Somebody wants the connection closed. It is beside the commands, which wait while the server
-    /// does not read.
+    /// Cancelled to close the connection. It is separate from the commands, which wait while the
+    /// server does not read.
     closing: CancellationToken,
     ping_interval: Duration,
-    /// Says that the driver has ended, however that came. The last field is dropped last.
+    /// Reports the end of the driver, however it ends. It is the last field, so it is dropped last.
     _driver_ended: DropGuard,
 }
 
@@ -111,7 +111,7 @@ struct Stream {
     opening: Option<Opening>,
 }
 
-/// A stream whose user still waits for it.
+/// A stream whose caller waits for the server to accept it.
 #[derive(Debug)]
 struct Opening {
     opened: OpenedStream,
@@ -139,14 +139,15 @@ enum Outgoing {
 type Reader = WebSocketRead<Counted<ReadHalf<TokioIo<Upgraded>>>>;
 type Writer = WebSocketWrite<Counted<WriteHalf<TokioIo<Upgraded>>>>;
 
-/// Half of a socket, whose bytes are counted.
+/// Half of a socket, with counted bytes.
 #[derive(Debug)]
 struct Counted<S> {
     half: S,
     counts: Arc<Counts>,
 }
 
-/// [`Traffic`] while it is counted. All is read and written in one task.
+/// [`Traffic`] in the process of counting. One task reads and writes, so relaxed ordering is
+/// enough.
 #[derive(Debug, Default)]
 struct Counts {
     bytes_read: AtomicU64,
@@ -248,7 +249,7 @@ impl Reason {
         }
     }
 
-    /// Whether somebody may be at the other end to say goodbye to.
+    /// Whether a close frame may reach the server.
     fn has_peer(self) -> bool {
         !matches!(self, Self::Silent | Self::Suspended)
     }
@@ -277,7 +278,7 @@ impl Driver {
         }
     }
 
-    /// Drives the connection to its end.
+    /// Drives the connection until it ends.
     pub(crate) async fn run(mut self, socket: Socket) {
         let counts = Arc::new(Counts::default());
         let (mut reader, writer) = socket.split(|socket| {
@@ -297,7 +298,7 @@ impl Driver {
         let mut read_end = None;
         let mut is_writing = true;
 
-        // The loop ends last: what was read before the connection broke is still handed out.
+        // The loop ends last, so that frames read before the connection broke are still delivered.
         let reason = {
             let mut serving = pin!(self.serve(received, &outgoing, &counts));
             loop {
@@ -308,29 +309,29 @@ impl Driver {
                 }
             }
         };
-        // Nothing is called any more; what callers wait for is answered by the drop below.
+        // No further commands are accepted. Dropping the driver answers the waiting callers.
         self.commands.close();
         if is_writing && reason.has_peer() {
             let farewell = async {
                 let say_it = async move {
-                    // A writer that has failed takes nothing.
+                    // A writer that has failed accepts nothing.
                     let _queued = outgoing.send(Outgoing::Close).await;
                 };
                 tokio::join!(say_it, writing);
                 if read_end.is_none() {
-                    // The server's close frame, or the end of the connection.
+                    // Wait for the server's close frame, or the end of the connection.
                     reading.await;
                 }
             };
             let _in_time = tokio::time::timeout(CLOSE_GRACE, farewell).await;
         }
-        // Nobody has to listen.
+        // An error only means that there are no subscribers.
         let _listeners = self.events.send(RoomEvent::Disconnected {
             reason: reason.text().to_owned(),
         });
     }
 
-    /// Carries between handles, session and socket until one of them has had enough.
+    /// Moves data between handles, session and socket until the connection ends.
     async fn serve(
         &mut self,
         mut received: mpsc::Receiver<Received>,
@@ -357,19 +358,19 @@ impl Driver {
                 input = received.recv() => match input {
                     Some(Received::Packet(packet)) => self.handle_packet(&packet),
                     Some(Received::Ping(payload)) => {
-                        // A full queue is full of packets, which prove as well that we are alive.
+                        // A full queue contains packets, which also show that this client is alive.
                         let _queued = outgoing.try_send(Outgoing::Pong(payload));
                     }
                     Some(Received::Closed) => return Reason::ClosedByServer,
                     None => return Reason::Lost,
                 },
-                // What is to be written first bounds what is taken in.
+                // Data that waits to be written comes before new commands, which bounds the memory.
                 command = self.commands.recv(), if !has_next => match command {
                     Some(command) => self.handle_command(command),
                     None => return Reason::Closed,
                 },
                 () = self.closing.cancelled(), if deadline.is_none() => {
-                    // What was asked before is still written, as long as the server reads it.
+                    // Earlier commands are still written, as long as the server reads.
                     self.commands.close();
                     deadline = Some(Instant::now() + DRAIN_GRACE);
                 }
@@ -381,7 +382,8 @@ impl Driver {
                     Beat::Rest => {}
                     Beat::Ping => match outgoing.try_send(Outgoing::Ping) {
                         Ok(()) => {}
-                        // It is full of what is written first; the ping goes at the next tick.
+                        // The queue is full of data that is written first. The ping is sent at a
+                        // later tick.
                         Err(mpsc::error::TrySendError::Full(_)) => pulse.unsent(),
                         Err(mpsc::error::TrySendError::Closed(_)) => return Reason::Lost,
                     },
@@ -520,12 +522,12 @@ impl Driver {
             }
             Event::Message(message) => {
                 if let Some(event) = RoomEvent::from_message(message) {
-                    // Nobody has to listen.
+                    // An error only means that there are no subscribers.
                     let _listeners = self.events.send(event);
                 }
             }
-            // The faulty message is lost, and whoever waits for it learns that from the server or
-            // by giving up; there is nobody to tell.
+            // A faulty message is dropped. Its request is unknown, so a caller that waits for it
+            // learns from the server or by a timeout.
             _ => {}
         }
     }
@@ -535,7 +537,7 @@ impl Driver {
             return;
         }
         if let Some(ready) = self.ready.take() {
-            // If nobody waits any more, the commands are closed, too.
+            // If the caller has gone, the commands are closed, too.
             let _waiting = ready.send(self.welcome.clone());
         }
     }
@@ -543,7 +545,7 @@ impl Driver {
     fn answer(&mut self, request: RequestId, content: Content, is_late: bool) {
         if let Some(reply) = self.replies.remove(&request) {
             let content = CallError::check(content);
-            // Whoever asked may have given up.
+            // The caller may have gone.
             let _waiting = reply.send(Answer { content, is_late });
         }
     }
@@ -571,7 +573,8 @@ impl Driver {
         }
     }
 
-    /// Hands a stream to its user once both the call and its first chunk are taken.
+    /// Returns a stream to its caller once the server has accepted both the call and its first
+    /// chunk.
     fn advance_opening(&mut self, stream: StreamId, advance: impl FnOnce(&mut Opening)) {
         let Some(state) = self.streams.get_mut(&stream) else {
             return;
@@ -625,7 +628,8 @@ impl Driver {
     }
 }
 
-/// Waits until nobody waits for the beginning any more; for ever once it has come.
+/// Waits until no caller waits for the start of the connection. Pending forever once it has
+/// started.
 async fn closed(ready: Option<&mut oneshot::Sender<Welcome>>) {
     match ready {
         Some(ready) => ready.closed().await,
@@ -633,8 +637,8 @@ async fn closed(ready: Option<&mut oneshot::Sender<Welcome>>) {
     }
 }
 
-/// Reads to the end of the connection. When the loop falls behind, reading waits, and the server
-/// notices by its own queue.
+/// Reads until the connection ends. When the loop falls behind, reads pause, and the server's queue
+/// fills (back-pressure).
 async fn read_all(mut reader: Reader, incoming: mpsc::Sender<Received>) {
     let mut fragments = BytesMut::new();
     loop {
@@ -658,7 +662,8 @@ async fn read_all(mut reader: Reader, incoming: mpsc::Sender<Received>) {
             }
             OpCode::Ping => Received::Ping(to_bytes(frame.payload)),
             OpCode::Close => Received::Closed,
-            // Nothing that this client asked for, and nothing that it understands.
+            // A pong counts as traffic, which is all that matters. The protocol has no text
+            // messages.
             OpCode::Pong | OpCode::Text => continue,
         };
         let is_last = matches!(received, Received::Closed);
@@ -698,13 +703,13 @@ fn to_bytes(payload: Payload<'_>) -> Bytes {
     }
 }
 
-/// The largest WebSocket message that is read: the server sends at most 1 MiB and some bytes.
+/// The largest WebSocket message that is read. The server sends at most 1 MiB plus headers.
 const MAX_FRAME_BYTES: usize = 16 * 1024 * 1024;
-/// How many frames wait between the socket and the loop. When it is full, the socket waits.
+/// How many frames wait between the socket and the loop. When the queue is full, the socket waits.
 const SOCKET_CAPACITY: usize = 32;
-/// How many chunks wait for the user of a stream. When it is full, the stream is closed.
+/// How many chunks wait for the user of a stream. Beyond that the stream is closed.
 const STREAM_CAPACITY: usize = 1024;
-/// How long a close waits until what was asked before is taken by the socket.
+/// How long a close waits until earlier requests are written.
 const DRAIN_GRACE: Duration = Duration::from_secs(2);
-/// How long a close frame may take.
+/// How long the closing handshake may take.
 const CLOSE_GRACE: Duration = Duration::from_secs(1);

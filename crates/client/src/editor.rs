@@ -1,6 +1,7 @@
-//! Edits of a document whose updates are collected.
+//! The editor that an edit closure receives. It collects the updates of its edits.
 
 use std::ops::Deref;
+use std::time::Duration;
 
 use meshagent_document::{
     Edit, EditError, MeshDocument, PatchError, Position, ReplaceError, Target,
@@ -8,12 +9,14 @@ use meshagent_document::{
 use serde_json::Value;
 use uuid::Uuid;
 
-/// What a closure given to [`LiveDocument::edit`](crate::LiveDocument::edit) edits: the document to read, and the ways
-/// to change it. New elements get random `$id`s.
+/// The argument of a closure given to [`LiveDocument::edit`](crate::LiveDocument::edit): reads the
+/// document, and changes it. New elements get random `$id`s.
 #[derive(Debug)]
 pub struct Editor<'a> {
     document: &'a mut MeshDocument,
     first: u64,
+    /// Milliseconds on the replica's clock.
+    now: u64,
     updates: Vec<Vec<u8>>,
 }
 
@@ -26,12 +29,15 @@ impl Deref for Editor<'_> {
 }
 
 impl<'a> Editor<'a> {
-    /// The first edit gets this number, and others those after it.
-    pub(crate) fn new(document: &'a mut MeshDocument, first: u64) -> Self {
+    /// Numbers the edits from `first` on.
+    pub(crate) fn new(document: &'a mut MeshDocument, first: u64, now: Duration) -> Self {
         document.mark_edits(first);
+        let now = millis(now);
+        document.set_time(now);
         Self {
             document,
             first,
+            now,
             updates: Vec::new(),
         }
     }
@@ -40,11 +46,11 @@ impl<'a> Editor<'a> {
         self.updates
     }
 
-    /// Applies edits as one transaction. Returns whether there was anything to do.
+    /// Applies edits as one transaction. Returns whether anything changed.
     ///
     /// # Errors
     ///
-    /// [`EditError`] of the first edit that is refused; the document is as it was.
+    /// [`EditError`] of the first invalid edit; the document does not change.
     ///
     /// ```
     /// # use meshagent_document::Edit;
@@ -68,7 +74,7 @@ impl<'a> Editor<'a> {
         Ok(self.collect(update))
     }
 
-    /// Appends a child element, `{tag: {attributes…}}`; its `$id`.
+    /// Appends a child element, `{tag: {attributes…}}`. Returns its `$id`.
     ///
     /// # Errors
     ///
@@ -89,7 +95,7 @@ impl<'a> Editor<'a> {
         self.insert_child(parent, Position::Last, element)
     }
 
-    /// Inserts a child element, `{tag: {attributes…}}`; its `$id`.
+    /// Inserts a child element, `{tag: {attributes…}}`. Returns its `$id`.
     ///
     /// # Errors
     ///
@@ -124,8 +130,8 @@ impl<'a> Editor<'a> {
         Ok(id)
     }
 
-    /// Gives an attribute a value. One that it has already is written once more, so that it wins over what others write
-    /// at the same time. Returns what [`apply`](Self::apply) does.
+    /// Sets an attribute. A value equal to the current one is written again, so that it competes
+    /// with concurrent writes. Returns whether anything was written.
     ///
     /// # Errors
     ///
@@ -153,7 +159,7 @@ impl<'a> Editor<'a> {
         Ok(self.collect(update))
     }
 
-    /// Deletes an element and all below it.
+    /// Deletes an element and its descendants. Returns whether anything changed.
     ///
     /// # Errors
     ///
@@ -176,11 +182,12 @@ impl<'a> Editor<'a> {
         Ok(self.collect(update))
     }
 
-    /// Applies a JSON Patch to the document's JSON form, all of it or nothing.
+    /// Applies a JSON Patch to the document's JSON form, in one transaction. Returns whether
+    /// anything changed.
     ///
     /// # Errors
     ///
-    /// [`PatchError`] with the operation that failed; the document is as it was.
+    /// [`PatchError`] with the operation that failed; the document does not change.
     ///
     /// ```
     /// # use serde_json::json;
@@ -204,11 +211,12 @@ impl<'a> Editor<'a> {
         Ok(self.collect(update))
     }
 
-    /// Makes the document equal to this JSON, `{root tag: {…}}`, by the smallest change.
+    /// Makes the document equal to this JSON, `{root tag: {…}}`, by the smallest change. Returns
+    /// whether anything changed.
     ///
     /// # Errors
     ///
-    /// [`ReplaceError`]; the document is as it was.
+    /// [`ReplaceError`]; the document does not change.
     ///
     /// ```
     /// # use serde_json::json;
@@ -225,33 +233,57 @@ impl<'a> Editor<'a> {
         Ok(self.collect(update))
     }
 
-    /// Starts, or stops, to remember edits for [`undo`](Self::undo); those within `window` milliseconds are undone
-    /// together.
+    /// Starts recording edits for [`undo`](Self::undo). An edit joins the group of the edit before
+    /// it if it follows within `window`, counted in whole milliseconds; a group is undone together.
+    /// With [`Duration::ZERO`], each transaction is a group.
     ///
     /// ```
+    /// # use std::time::Duration;
     /// # use meshagent_document::Target;
     /// # use serde_json::json;
     /// # meshagent_testing::in_room(async |room| {
     /// # let document = room.sync().open("notes.document").await?;
-    /// document.edit(|d| d.remember_edits(true, 500))?;
+    /// document.edit(|d| d.remember_edits(Duration::from_millis(500)))?;
     /// # let tea = json!({ "body": { "text": "tea" } });
     /// document.edit(|d| d.append_child(Target::Root, tea))??;
     /// assert!(document.edit(|d| d.undo())?);
     /// # Ok(())
     /// # });
     /// ```
-    pub fn remember_edits(&mut self, on: bool, window: u64) {
-        self.document.remember_edits(on, window);
+    pub fn remember_edits(&mut self, window: Duration) {
+        self.document.remember_edits(true, millis(window));
+        self.document.set_time(self.now);
     }
 
-    /// Takes the last remembered edit of this replica back. Returns whether there was one.
+    /// Stops recording edits, and drops the recorded ones.
     ///
     /// ```
+    /// # use std::time::Duration;
     /// # use meshagent_document::Target;
     /// # use serde_json::json;
     /// # meshagent_testing::in_room(async |room| {
     /// # let document = room.sync().open("notes.document").await?;
-    /// document.edit(|d| d.remember_edits(true, 500))?;
+    /// document.edit(|d| d.remember_edits(Duration::ZERO))?;
+    /// # let tea = json!({ "body": { "text": "tea" } });
+    /// document.edit(|d| d.append_child(Target::Root, tea))??;
+    /// document.edit(|d| d.forget_edits())?;
+    /// assert!(!document.edit(|d| d.undo())?);
+    /// # Ok(())
+    /// # });
+    /// ```
+    pub fn forget_edits(&mut self) {
+        self.document.remember_edits(false, 0);
+    }
+
+    /// Undoes the last group of recorded edits of this replica. Returns whether there was one.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use meshagent_document::Target;
+    /// # use serde_json::json;
+    /// # meshagent_testing::in_room(async |room| {
+    /// # let document = room.sync().open("notes.document").await?;
+    /// document.edit(|d| d.remember_edits(Duration::ZERO))?;
     /// # let tea = json!({ "body": { "text": "tea" } });
     /// document.edit(|d| d.append_child(Target::Root, tea))??;
     /// assert!(document.edit(|d| d.undo())?);
@@ -265,14 +297,15 @@ impl<'a> Editor<'a> {
         self.collect(update)
     }
 
-    /// Does again what was undone last. Returns whether there was anything.
+    /// Redoes the last undo. Returns whether there was one.
     ///
     /// ```
+    /// # use std::time::Duration;
     /// # use meshagent_document::Target;
     /// # use serde_json::json;
     /// # meshagent_testing::in_room(async |room| {
     /// # let document = room.sync().open("notes.document").await?;
-    /// document.edit(|d| d.remember_edits(true, 500))?;
+    /// document.edit(|d| d.remember_edits(Duration::ZERO))?;
     /// # let tea = json!({ "body": { "text": "tea" } });
     /// document.edit(|d| d.append_child(Target::Root, tea))??;
     /// assert!(document.edit(|d| d.undo() && d.redo())?);
@@ -288,25 +321,30 @@ impl<'a> Editor<'a> {
     fn collect(&mut self, update: Option<Vec<u8>>) -> bool {
         let is_some = update.is_some();
         self.updates.extend(update);
-        // Each is taken out of what can be undone by itself if it is refused.
+        // Each edit has its own mark, so that a refused one can be removed from the undo history.
         let made = self.updates.len() as u64;
         self.document.mark_edits(self.first + made);
         is_some
     }
 }
 
+/// Whole milliseconds; at most `u64::MAX` of them.
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
 fn new_id() -> String {
     Uuid::new_v4().to_string()
 }
 
-/// The `$id` that a new element has, or gets.
+/// The `$id` of a new element. A random one is added if it has none.
 fn element_id(element: &mut Value) -> String {
     let attributes = element
         .as_object_mut()
         .and_then(|element| element.values_mut().next())
         .and_then(Value::as_object_mut);
     let Some(attributes) = attributes else {
-        // The document will say what is wrong with it.
+        // The document reports what is wrong with the element.
         return String::new();
     };
     let id = attributes

@@ -1,4 +1,4 @@
-//! What happens in a room without anybody having asked for it.
+//! The events of a room.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -12,54 +12,55 @@ use tokio_stream::{Stream, StreamExt as _};
 
 use meshagent_protocol::ServerToClient;
 
-/// Something that happened in the room.
+/// An event of a room.
 #[derive(Clone, PartialEq, Debug)]
 #[non_exhaustive]
 pub enum RoomEvent {
-    /// The connection is gone; nothing follows.
+    /// The connection is gone. A [`RoomClient`](crate::RoomClient) reconnects, and its events
+    /// continue; those of a [`Connection`](crate::Connection) end here.
     Disconnected {
-        /// Why, for people.
+        /// Why the connection ended, for people to read.
         reason: String,
     },
-    /// A file or document is gone.
+    /// A file or document was deleted.
     FileDeleted {
-        /// Where it was.
+        /// The file's path.
         path: String,
-        /// By whom.
+        /// The participant that deleted it.
         participant_id: String,
     },
-    /// A file or document has another path.
+    /// A file or document was moved.
     FileMoved {
-        /// Where it was.
+        /// The old path.
         source_path: String,
-        /// Where it is.
+        /// The new path.
         destination_path: String,
-        /// By whom.
+        /// The participant that moved it.
         participant_id: String,
     },
     /// A file or document was created or written.
     FileUpdated {
-        /// Where.
+        /// The file's path.
         path: String,
-        /// By whom.
+        /// The participant that wrote it.
         participant_id: String,
     },
-    /// A message of another participant, or about one.
+    /// A message from another participant, or about one.
     Message {
-        /// Who sent it, or whom it is about.
+        /// The participant that sent it, or that it is about.
         from_participant_id: String,
-        /// What it is, for instance `participant.enabled`.
+        /// The type of the message, for instance `participant.enabled`.
         kind: String,
-        /// What it says.
+        /// The content of the message.
         message: Value,
-        /// What is attached; empty for nothing.
+        /// The attachment's bytes; empty if there is none.
         attachment: Bytes,
     },
-    /// The server says something about the room.
+    /// The server reports a status of the room.
     Status {
-        /// A word, for programs.
+        /// The status as one word, for programs.
         status: String,
-        /// A sentence, for people.
+        /// The status as a sentence, for people.
         message: String,
     },
 }
@@ -107,8 +108,9 @@ impl RoomEvent {
     }
 }
 
-/// A subscription to the events of a room, from the moment of
-/// [`RoomClient::subscribe`](crate::RoomClient::subscribe) on, by [`recv`](Self::recv) or as a `Stream`.
+/// A subscription to a room's events since [`RoomClient::subscribe`](crate::RoomClient::subscribe)
+/// or [`Connection::subscribe`](crate::Connection::subscribe), read with [`recv`](Self::recv) or as
+/// a `Stream`.
 #[derive(Debug)]
 pub struct EventReceiver {
     events: BroadcastStream<RoomEvent>,
@@ -121,15 +123,17 @@ impl EventReceiver {
         }
     }
 
-    /// The next event; `None` when the connection is gone and all were read.
+    /// The next event. `None` once all events were read and the connection has ended. A
+    /// subscription of a [`RoomClient`](crate::RoomClient) ends when the room's clones and open
+    /// documents are dropped.
     ///
-    /// The last 256 events wait for a slow subscriber. When there are more, the oldest are dropped
-    /// for it, and `Some(Err(n))` says how many: whoever keeps a list of files or participants
-    /// should ask for it anew.
+    /// The last 256 events wait for a slow subscriber. Beyond that the oldest are dropped, and
+    /// `Some(Err(n))` reports their number. A program that keeps a list of files or participants
+    /// should then read it again.
     ///
     /// # Cancel safety
     ///
-    /// Nothing is lost.
+    /// No event is lost.
     ///
     /// ```
     /// use meshagent_client::RoomEvent;
@@ -160,5 +164,6 @@ impl Stream for EventReceiver {
     }
 }
 
-/// How many events wait for the slowest subscriber: a folder full of uploads, not a memory leak.
+/// How many events a subscriber may leave unread: enough for an upload of a folder, and still a
+/// bound.
 pub(crate) const EVENT_CAPACITY: usize = 256;

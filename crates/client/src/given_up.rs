@@ -1,4 +1,4 @@
-//! Edits that a room's documents ended with before the server had acknowledged them.
+//! Edits that were unacknowledged when their document ended.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -6,28 +6,28 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::journal::JournalError;
 use crate::live_document::{DocumentEnd, Shared};
 
-/// A document that ended with unacknowledged edits, returned by [`RoomClient::close`](crate::RoomClient::close).
+/// A document that ended with unacknowledged edits, returned by
+/// [`RoomClient::close`](crate::RoomClient::close).
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct GivenUp {
     /// The document's path.
     pub path: String,
-    /// The number of unacknowledged edits. The server may still have stored some, if only its
-    /// answer was lost. Edits that the server refused count too, unless a handle was there to
-    /// report the refusal.
+    /// The number of unacknowledged edits. The server may have stored some of them, if only its
+    /// answer was lost. Refused edits count, too, unless a handle was open to report the refusal.
     pub edits: u64,
-    /// Whether the document's journal has all of them; if so, they are sent the next time the room is entered. If not, they
-    /// are lost when the program ends.
+    /// Whether the document's journal has all of them. If so, they are sent the next time the room
+    /// is entered. If not, they are lost when the program ends.
     pub is_journaled: bool,
 }
 
-/// What a room's documents gave up so far: one entry for each path that ended so.
+/// The edits that a room's documents have given up so far: one entry for each path.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct GivenUpEdits(Arc<Mutex<BTreeMap<String, GivenUp>>>);
 
 impl GivenUpEdits {
-    /// A document's task has ended, or panicked with this text: so has the document, with what is not acknowledged by then.
-    /// Returns whether its journal may have edits that can be sent later.
+    /// Ends a document whose task has ended, or has panicked with this text, and notes its
+    /// unacknowledged edits. Returns whether its journal may have edits that can be sent later.
     pub(crate) async fn settle(&self, shared: &Shared, ended: Result<DocumentEnd, String>) -> bool {
         let end = ended.unwrap_or_else(DocumentEnd::Failed);
         let has_failed = matches!(
@@ -36,7 +36,7 @@ impl GivenUpEdits {
         );
         let is_closed = end == DocumentEnd::Closed;
         shared.end(end);
-        // Nothing is edited any more.
+        // No further edits are possible now.
         let edits = shared.given_up_edits();
         if edits > 0 && shared.is_resending() {
             self.note_kept(&shared.path, edits);
@@ -52,10 +52,10 @@ impl GivenUpEdits {
         has_failed || is_closed && edits > 0
     }
 
-    /// A document has ended with edits that are not acknowledged.
+    /// Notes that a document has ended with unacknowledged edits.
     pub(crate) fn note(&self, path: &str, edits: u64) {
         let mut all = self.lock();
-        // What was in the journal is in it still, and so among these.
+        // Journaled edits are still in the journal, so `edits` includes them.
         let lost = all.get(path).filter(|one| !one.is_journaled);
         let edits = edits + lost.map_or(0, |one| one.edits);
         let one = GivenUp {
@@ -66,8 +66,8 @@ impl GivenUpEdits {
         all.insert(path.to_owned(), one);
     }
 
-    /// A document that nobody had open has ended with edits that its journal holds: they were read from there. Others that
-    /// were lost before are lost still.
+    /// Notes that a document without handles has ended with edits that are in its journal. An
+    /// existing entry remains, since edits that were lost before are still lost.
     fn note_kept(&self, path: &str, edits: u64) {
         let one = || GivenUp {
             path: path.to_owned(),
@@ -77,14 +77,14 @@ impl GivenUpEdits {
         self.lock().entry(path.to_owned()).or_insert_with(one);
     }
 
-    /// All that a document has ended with is in its journal.
+    /// All unacknowledged edits of the document are in its journal.
     pub(crate) fn journaled(&self, path: &str) {
         if let Some(one) = self.lock().get_mut(path) {
             one.is_journaled = true;
         }
     }
 
-    /// A document was opened again, with all that is in its journal.
+    /// The document was opened again, with the edits in its journal.
     pub(crate) fn reopened(&self, path: &str) {
         let mut all = self.lock();
         if all.get(path).is_some_and(|one| one.is_journaled) {

@@ -1,8 +1,8 @@
-//! What of a document outlives the program: its content, and the edits that the server has not acknowledged.
+//! Journals: they keep a document's content and unacknowledged edits when the program ends.
 //!
-//! A journal is a file of records (`record`) that is only appended to, and rewritten when it has become long. A record that
-//! was cut off by a crash ends it; a file with any other damage is set aside. What is to be written next is a [`Batch`],
-//! which [`Pending`] makes from the replica without any I/O.
+//! A journal is a file of records (`record`). Records are appended, and the file is rewritten when
+//! it has become long. A record that a crash cut off ends the journal; a file with any other damage
+//! is set aside. [`Pending`] computes the next [`Batch`] to write from the replica, without I/O.
 
 mod pending;
 mod record;
@@ -20,28 +20,29 @@ use self::recovered::{Fault, recover, replica_of};
 pub(crate) use self::writer::{Journals, Listed, Writer};
 use crate::replica::Replica;
 
-/// Why a document's journal is of no use.
+/// Why a document's journal can't be used.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum JournalError {
-    /// Another program, or another client of this one, has the document open in this directory.
+    /// Another program, or another client in this program, has the document open in this directory.
     #[error("the document's journal is in use by another program")]
     InUse,
-    /// The file is damaged. It was set aside, as a whole; the document can be opened again, from the server.
+    /// The file is damaged and was set aside as a whole. Opening the document again reads it from
+    /// the server.
     #[error(
         "the document's journal is damaged ({reason}); it was kept as {}, open the document again to read it from the server",
         kept.display()
     )]
     Damaged {
-        /// Where the damaged file is now.
+        /// The path of the damaged file now.
         kept: PathBuf,
-        /// What is wrong with it.
+        /// The kind of damage.
         reason: String,
     },
     /// The file can't be read or written.
     #[error("the document's journal can't be read or written: {reason}")]
     Io {
-        /// What the system says.
+        /// The operating system's error.
         reason: String,
     },
 }
@@ -62,18 +63,18 @@ impl From<TryLockError> for JournalError {
     }
 }
 
-/// Which room's journals are meant.
+/// The room to which journals belong.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct RoomKey {
-    /// The project's id; empty if the token does not say it.
+    /// The project's id; empty if the token does not contain it.
     pub(crate) project: String,
     pub(crate) room: String,
-    /// The room's address, by which journals were named in the first version.
+    /// The room's URL, by which the first version named journals.
     pub(crate) url: String,
 }
 
 impl RoomKey {
-    /// What the names of the room's journals begin with.
+    /// The prefix of the room's journal names.
     fn prefix(&self) -> String {
         let name = format!("{}\n{}", self.project, self.room);
         Uuid::new_v5(&Uuid::NAMESPACE_OID, name.as_bytes())
@@ -93,43 +94,43 @@ impl RoomKey {
     }
 }
 
-/// An open journal. Another program can't open it meanwhile.
+/// An open journal. It is locked, so no other program can open it.
 #[derive(Debug)]
 pub(crate) struct Journal {
     path: PathBuf,
-    /// None before the first write.
+    /// `None` before the first write.
     file: Option<File>,
-    /// Held open for its lock. The journal itself is replaced when it is rewritten, and whoever opened the old file just
-    /// before would get a lock on what nobody reads.
+    /// Held for its lock. A rewrite replaces the journal itself, so a program that opened the old
+    /// file just before would lock a file that is no longer in use.
     _lock: File,
-    /// A file of the first version, and its lock; removed when this one has its content.
+    /// A file of the first version, and its lock. It is removed once this journal has its content.
     old: Option<(PathBuf, File)>,
-    /// How much of the file is whole records.
+    /// The length of the file's whole records.
     bytes: u64,
     /// Whether the end of the file is unknown after a failed write, so that only a rewrite helps.
     is_broken: bool,
-    /// Whether a copy of the file was set aside for the rewrite that comes next.
+    /// Whether the next rewrite already has its copy of the old file.
     is_old_kept: bool,
-    /// How many bytes there is room for.
+    /// The size of the simulated disk; `None` for no limit.
     #[cfg(test)]
     pub(crate) quota: Option<u64>,
 }
 
-/// The edits of a document that the server has not acknowledged, as [`RoomClient::unsent`](crate::RoomClient::unsent) says
-/// it.
+/// A document's edits that the server has not acknowledged, as returned by
+/// [`RoomClient::unsent`](crate::RoomClient::unsent).
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct Unsent {
     /// The document's path.
     pub path: String,
-    /// How many edits. None, if what is kept only repeats what a restored server lacks.
+    /// The number of edits; 0 if the updates only repeat what a restored server lacks.
     pub edits: u64,
-    /// How long they are, in bytes, as they are sent.
+    /// The size of the edits in bytes, as sent.
     pub bytes: u64,
 }
 
 impl Unsent {
-    /// Counts updates; `None` if there is none.
+    /// Counts updates; `None` if there are none.
     pub(crate) fn of<'a>(
         path: &str,
         updates: impl Iterator<Item = (u32, &'a [u8])>,
@@ -148,7 +149,7 @@ impl Unsent {
 
 #[cfg(feature = "simulation")]
 impl Batch {
-    /// Writes it to a file in memory.
+    /// Writes the batch to a file in memory.
     pub(crate) fn write_to(&self, file: &mut Vec<u8>) -> crate::simulation::SimWrite {
         if self.is_whole {
             file.clear();
@@ -162,7 +163,7 @@ impl Batch {
     }
 }
 
-/// What the bytes of a document's journal hold; `None` if nothing was ever written.
+/// Reads the bytes of a journal; `None` if nothing was ever written.
 #[cfg(feature = "simulation")]
 pub(crate) fn read_bytes(
     bytes: &[u8],
@@ -178,7 +179,8 @@ pub(crate) fn read_bytes(
 }
 
 impl Journal {
-    /// Opens the journal of a document, and reads it; `None` if there is nothing in it. A damaged one is set aside.
+    /// Opens and reads the journal of a document. The replica is `None` if the journal is empty. A
+    /// damaged file is set aside.
     pub(crate) fn open(
         directory: &Path,
         room: &RoomKey,
@@ -188,7 +190,8 @@ impl Journal {
         Self::open_with(directory, room, document, client_id, set_aside)
     }
 
-    /// The same for a document that nobody has open: a damaged one stays where it is, for whoever is to learn of it.
+    /// Like [`open`](Self::open), for a document without handles. A damaged file stays in place, to
+    /// be reported when the document is opened.
     fn open_untold(
         directory: &Path,
         room: &RoomKey,
@@ -224,7 +227,7 @@ impl Journal {
         let (from, bytes) = match read(&journal.path)? {
             Some(bytes) => (journal.path.clone(), bytes),
             None if old_path.try_exists()? => {
-                // An older program may have it open.
+                // A program with the first version may have it open.
                 journal.old = Some((old_path.clone(), lock(&old_path)?));
                 let bytes = read(&old_path)?.unwrap_or_default();
                 (old_path, bytes)
@@ -243,12 +246,12 @@ impl Journal {
         }
     }
 
-    /// Writes a batch to stable storage. What was there before is there still if that fails.
+    /// Writes a batch to stable storage. If that fails, the earlier content is still there.
     pub(crate) fn write(&mut self, batch: &Batch) -> io::Result<()> {
         if batch.is_whole {
             if batch.keeps_old && !self.is_old_kept && self.path.try_exists()? {
                 keep_copy(&self.path)?;
-                // A rewrite that fails is tried again, and the copy is there already.
+                // A failed rewrite is retried, and its copy exists already.
                 self.is_old_kept = true;
             }
             self.rewrite(&batch.records)?;
@@ -264,12 +267,12 @@ impl Journal {
         let room = None;
         let written = write_within(file, &batch.records, room).and_then(|()| {
             file.sync_data().inspect_err(|_| {
-                // What of it is on the disk is not known, and asking again would not tell.
+                // It is unknown which bytes are on disk, and a second sync would not reveal it.
                 self.is_broken = true;
             })
         });
         if let Err(error) = written {
-            // No record may follow half of one.
+            // No record may follow a partial one.
             self.is_broken |= file.set_len(self.bytes).is_err();
             return Err(error);
         }
@@ -282,7 +285,7 @@ impl Journal {
         self.is_broken
     }
 
-    /// Replaces the file atomically with one that has just these records.
+    /// Atomically replaces the file with one that has exactly these records.
     fn rewrite(&mut self, records: &[u8]) -> io::Result<()> {
         let new_path = self.path.with_extension("new");
         let written = File::create(&new_path).and_then(|mut file| {
@@ -300,7 +303,7 @@ impl Journal {
         let file = match written {
             Ok(file) => file,
             Err(error) => {
-                // It would take room that others need; it may not be there.
+                // The partial file would take space that others need. It may not exist.
                 let _removed = fs::remove_file(&new_path);
                 self.is_broken = true;
                 return Err(error);
@@ -310,7 +313,8 @@ impl Journal {
         self.is_broken = false;
         self.bytes = records.len() as u64;
         if let Some((old, _lock)) = self.old.take() {
-            // Its content is in this one; one that stays is not read while this one is there.
+            // This journal has its content. If the removal fails, the old file is not read while
+            // this one exists.
             let _removed = fs::remove_file(&old);
             let _removed = fs::remove_file(old.with_extension("lock"));
         }
@@ -318,7 +322,7 @@ impl Journal {
     }
 }
 
-/// Reads the journals of a room, those of the first version too.
+/// Reads the journals of a room, including those of the first version.
 fn list(directory: &Path, room: &RoomKey) -> Result<Listed, JournalError> {
     let mut listed = Listed::default();
     let entries = match fs::read_dir(directory) {
@@ -340,14 +344,14 @@ fn list(directory: &Path, room: &RoomKey) -> Result<Listed, JournalError> {
             continue;
         };
         let is_ours = stem.starts_with(&prefix);
-        // Others are named by a hash of their room's address and path.
+        // Journals of the first version are named by a hash of the room's URL and the path.
         if !is_ours && Uuid::try_parse(stem).is_err() {
             continue;
         }
         let bytes = match read(&path) {
             Ok(Some(bytes)) => bytes,
             Ok(None) => continue,
-            // The others can be sent all the same.
+            // The edits in the other journals can still be sent.
             Err(error) => {
                 listed.unreadable.push((path, error));
                 continue;
@@ -362,7 +366,7 @@ fn list(directory: &Path, room: &RoomKey) -> Result<Listed, JournalError> {
                 }
             }
             Err(Fault::Damaged(reason)) if is_ours => listed.damaged.push((path, reason)),
-            // Another room's, perhaps.
+            // It may belong to another room.
             Ok(None) | Err(_) => {}
         }
     }
@@ -372,7 +376,7 @@ fn list(directory: &Path, room: &RoomKey) -> Result<Listed, JournalError> {
     Ok(listed)
 }
 
-/// What a journal of this room holds that is not acknowledged, or why it is damaged.
+/// The unacknowledged edits in a journal of this room, or its damage.
 fn unsent_in(path: &Path, room: &RoomKey) -> io::Result<Result<Option<Unsent>, String>> {
     let bytes = read(path)?.unwrap_or_default();
     Ok(match recover(&bytes, room) {
@@ -382,7 +386,7 @@ fn unsent_in(path: &Path, room: &RoomKey) -> io::Result<Result<Option<Unsent>, S
     })
 }
 
-/// Takes the lock that belongs to a journal.
+/// Takes a journal's lock.
 fn lock(path: &Path) -> Result<File, JournalError> {
     let lock = OpenOptions::new()
         .create(true)
@@ -403,7 +407,7 @@ fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
     Ok(Some(bytes))
 }
 
-/// Writes all, unless there is not so much room; then part of it, as a full disk does.
+/// Writes all bytes, or as many as fit, like a full disk does.
 fn write_within(file: &mut File, bytes: &[u8], room: Option<u64>) -> io::Result<()> {
     let room = room.map_or(usize::MAX, |room| {
         usize::try_from(room).unwrap_or(usize::MAX)
@@ -415,7 +419,7 @@ fn write_within(file: &mut File, bytes: &[u8], room: Option<u64>) -> io::Result<
     Ok(())
 }
 
-/// Makes a new name in a directory outlive a power cut.
+/// Makes a new name in a directory survive a power cut.
 fn sync_directory(path: &Path) -> io::Result<()> {
     #[cfg(unix)]
     if let Some(directory) = path.parent() {
@@ -426,7 +430,7 @@ fn sync_directory(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Renames a damaged file to the first `….damaged-N` that is free, and says which.
+/// Renames a damaged file to the first free `….damaged-N`. Returns the new path.
 fn set_aside(path: &Path) -> io::Result<PathBuf> {
     let kept = free_name(path, "damaged")?;
     fs::rename(path, &kept)?;
@@ -434,17 +438,17 @@ fn set_aside(path: &Path) -> io::Result<PathBuf> {
     Ok(kept)
 }
 
-/// Copies a journal, whose document was replaced, to the first `….replaced-N` that is free.
+/// Copies the journal of a replaced document to the first free `….replaced-N`.
 fn keep_copy(path: &Path) -> io::Result<()> {
     let kept = free_name(path, "replaced")?;
     let copied = fs::copy(path, &kept).and_then(|_| File::open(&kept)?.sync_all());
     copied.inspect_err(|_| {
-        // Part of a copy takes room that others need; it may not be there.
+        // A partial copy would take space that others need. It may not exist.
         let _removed = fs::remove_file(&kept);
     })
 }
 
-/// The first name of this kind beside a journal that nothing has.
+/// The first unused name of this kind beside a journal.
 fn free_name(path: &Path, kind: &str) -> io::Result<PathBuf> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let mut number = 1_u64;
@@ -498,7 +502,7 @@ mod tests {
         Replica::new(MeshDocument::new(schema, 1))
     }
 
-    /// A journal of three edits, each written on its own, and its file.
+    /// A journal of three edits, each written separately, and its file.
     fn three_edits(directory: &Path) -> (Replica, PathBuf) {
         let (mut journal, _) = open(directory).unwrap();
         let mut pending = Pending::new(Arc::new(room()), "ä.document");
@@ -527,7 +531,7 @@ mod tests {
                 Ok((_, found)) => panic!("byte {at} of {}: {found:?}", whole.len()),
             };
             let JournalError::Damaged { kept, .. } = &error else {
-                // A magic of a later version.
+                // The magic of a later version.
                 assert!(
                     at == 7 && matches!(error, JournalError::Io { .. }),
                     "{at}: {error}"
@@ -559,7 +563,7 @@ mod tests {
         let mut replica = builtin();
         for text in ["eins", "zwei", "drei 🌿"] {
             append(&mut replica, text);
-            // What waits is merged to be sent, and the connection breaks.
+            // Edits are merged to be sent, and the connection breaks.
             replica.next_to_send();
             replica.unsent();
             let batch = pending.take(&replica).unwrap();
@@ -576,7 +580,7 @@ mod tests {
             found.document().to_json(true),
             replica.document().to_json(true)
         );
-        // Cut off before the last record, which says what was merged.
+        // The file is cut within the last record, which notes the merge.
         let bytes = fs::read(&path).unwrap();
         fs::write(&path, &bytes[..bytes.len() - 1]).unwrap();
         let (_, found) = open(directory.path()).unwrap();
@@ -611,7 +615,7 @@ mod tests {
             assert_eq!(copies().len(), 1);
         }
         journal.quota = None;
-        // What is replaced after that is another journal.
+        // A replacement after the rewrite concerns another journal.
         for copied in 1..=2 {
             let batch = pending.take(&replica).unwrap();
             journal.write(&batch).unwrap();
@@ -632,7 +636,7 @@ mod tests {
             .iter()
             .map(|one| one.2)
             .collect();
-        // The first edit was written with the head.
+        // The first edit was written together with the head.
         let base = ends[ends.len() - 3];
         for cut in 0..whole.len() {
             fs::write(&path, &whole[..cut]).unwrap();
@@ -661,7 +665,7 @@ mod tests {
         assert_eq!(found.document().root().child_count(), 2);
     }
 
-    /// As the first version wrote it.
+    /// Writes a record of the first version.
     fn old_record(out: &mut Vec<u8>, kind: u8, payload: &[u8]) {
         out.extend(u32::try_from(payload.len()).unwrap().to_le_bytes());
         let checksum = crc32fast::hash(&[&[kind], payload].concat());
@@ -690,7 +694,7 @@ mod tests {
         old_record(&mut old, record::SAVED, &0_u64.to_le_bytes());
         let old_path = directory.path().join(room().old_file_name("ä.document"));
         let mut damaged = old.clone();
-        // A length.
+        // Damage in a length.
         damaged[head_end + 2] ^= 1;
         fs::write(&old_path, &damaged).unwrap();
         let error = open(directory.path()).unwrap_err();
@@ -726,7 +730,7 @@ mod tests {
         thread::scope(|scope| {
             let other = scope.spawn(|| {
                 let (mut tries, mut opened) = (0_u64, 0_u64);
-                // At least one try follows the last rewriting.
+                // At least one attempt follows the last rewrite.
                 loop {
                     let last = done.load(Ordering::Acquire);
                     tries += 1;

@@ -1,10 +1,15 @@
-//! A client of a room server.
+//! A client of a room server: rooms, live documents and files.
 //!
-//! [`RoomClient`] is a room, over as many connections as it takes; its documents ([`LiveDocument`]) are edited at once.
-//! While the program runs, no edit is lost silently: what the server has not acknowledged is sent again, and what it refuses is
-//! reported with its content. To keep unsent edits over a restart of the program as well, give the room a directory with
-//! [`RoomBuilder::offline`]; [`LiveDocument::journaled`] waits until an edit is on the disk there. [`Connection`], below it, is
-//! one connection with its calls and streams, for programs that carry updates themselves.
+//! [`RoomClient`] is a room. It reconnects when its connection breaks. Edits of its documents
+//! ([`LiveDocument`]) take effect locally without waiting for the server.
+//!
+//! While the program runs, no edit is lost silently: an edit that the server has not acknowledged
+//! is sent again, and one that the server refuses is reported with its content. With
+//! [`RoomBuilder::offline`], unsent edits also survive a restart of the program: they are kept in a
+//! directory, and [`LiveDocument::journaled`] waits until an edit is on disk.
+//!
+//! [`Connection`] is the layer below: one connection with its calls and streams, for programs that
+//! exchange updates themselves.
 //!
 //! ```no_run
 //! use meshagent_client::RoomClient;
@@ -17,7 +22,9 @@
 //! println!("connected to room: {}", room.room_name());
 //!
 //! let document = room.sync().open("hello-world.document").await?;
-//! document.edit(|d| d.append_child(Target::Root, json!({ "body": { "text": "hello world!" } })))??;
+//! document.edit(|d| {
+//!     d.append_child(Target::Root, json!({ "body": { "text": "hello world!" } }))
+//! })??;
 //! document.saved().await?;
 //! room.close().await;
 //! # Ok(())
@@ -26,11 +33,13 @@
 //!
 //! # Layout
 //!
-//! - [`RoomClient`] is a room and reconnects by itself. [`SyncClient`] and [`StorageClient`] are its toolkits.
-//! - [`LiveDocument`] is an open document. [`Replica`] is a document with its unacknowledged edits, without I/O.
-//! - [`Connection`] is a single connection, [`StreamHandle`] a streamed call on it.
+//! - [`RoomClient`]: a room; it reconnects automatically. [`SyncClient`] and [`StorageClient`] are
+//!   its toolkits.
+//! - [`LiveDocument`]: an open document. [`Replica`]: a document with its unacknowledged edits,
+//!   without I/O.
+//! - [`Connection`]: a single connection. [`StreamHandle`]: a streamed call on it.
 
-// A test of this crate shares its peer with those in `tests`.
+// Unit tests include the scripted peer from `tests`, which uses this crate by its public name.
 #[cfg(test)]
 extern crate self as meshagent_client;
 

@@ -1,4 +1,4 @@
-//! A document that is open: edited here at once, and kept equal with everybody else's.
+//! An open document: edits take effect locally, and a task exchanges them with the server.
 
 mod shared;
 #[cfg(feature = "simulation")]
@@ -28,12 +28,15 @@ use crate::room_client::{RoomClient, RoomEnd};
 
 /// A live document; cheap to clone. All handles of one path in one room share one replica.
 ///
-/// Edits are plain calls that take effect here at once. They are sent in the background, again after a reconnect, until
-/// the server has acknowledged that they are on stable storage: [`saved`](Self::saved) waits for that. When the last
-/// handle is dropped, what is not saved yet is still sent for some seconds; [`close`](Self::close) waits for it.
+/// Edits are synchronous calls that take effect locally without waiting for the server. They are
+/// sent in the background, and again after a reconnect, until the server acknowledges that they are
+/// on stable storage; [`saved`](Self::saved) waits for that. After the last handle is dropped,
+/// unsaved edits are still sent for up to ten seconds; [`close`](Self::close) waits until they are
+/// saved.
 ///
-/// An edit that the server refuses is taken back, whoever made it. That is an event, and the next `saved` or `close` of
-/// each handle that was there says so, once. A clone has been told what the handle was told that it was made of.
+/// The client reverts an edit that the server refuses, whichever handle made it. This is an event,
+/// and the next `saved` or `close` of each handle that existed then reports it once. A clone
+/// inherits the reported position of its original.
 #[derive(Debug)]
 pub struct LiveDocument {
     shared: Arc<Shared>,
@@ -44,22 +47,23 @@ pub struct LiveDocument {
 #[derive(Debug)]
 pub(crate) struct Handle {
     is_open: Mutex<bool>,
-    /// Whether somebody is about to end it by its path.
+    /// Whether a close by path is pending.
     is_claimed: AtomicBool,
     told: Told,
     shared: Arc<Shared>,
-    /// The connection lives as long as a document is open on it.
+    /// Keeps the room, and so its connection, alive while the document is open.
     room: RoomClient,
 }
 
-/// The number of the last edit of which, and of all before it, an opening has been told what became of them.
+/// The number of the last edit whose outcome an opening has reported. It has reported the outcomes
+/// of all earlier edits, too.
 pub(crate) type Told = Arc<AtomicU64>;
 
-/// An opening that is being ended by its path; it ends when this is dropped.
+/// A pending close by path. The opening ends when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Claim {
     pub(crate) told: Told,
-    /// Its user may drop it meanwhile.
+    /// Weak, because its user may drop the opening meanwhile.
     opening: Weak<Handle>,
 }
 
@@ -71,84 +75,90 @@ impl Drop for Claim {
     }
 }
 
-/// Whether edits outlive the program.
+/// Whether edits survive the program.
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum JournalStatus {
-    /// There is no directory for them ([`RoomBuilder::offline`](crate::RoomBuilder::offline)).
+    /// There is no directory for journals ([`RoomBuilder::offline`](crate::RoomBuilder::offline)).
     Off,
-    /// What is edited is written down within moments.
+    /// Edits are written to the journal within moments.
     Kept,
-    /// The last write failed. Edits are kept in memory, and written when that is possible again, which is tried each second.
+    /// The last write failed. Edits are kept in memory; the write is retried every second.
     Failing {
-        /// Why.
+        /// The error of the last write.
         reason: String,
     },
 }
 
-/// What happens to a live document.
+/// An event of a live document.
 #[derive(Clone, PartialEq, Debug)]
 #[non_exhaustive]
 pub enum DocumentEvent {
-    /// The content changed, by an edit here or by somebody else.
+    /// The content changed, by a local edit or by another participant.
     Changed(Event),
-    /// The stream to the server is open, and what was missed is in.
+    /// The stream to the server is open, and the replica has the changes that it missed.
     Synchronized,
-    /// There is no stream; edits are kept, and sent when there is one again.
+    /// There is no stream. Edits are kept, and sent on the next stream.
     Disconnected,
-    /// An edit broke the schema: it was stored together with what takes the offending parts out again, which comes
-    /// as a change.
+    /// An edit violated the schema. The server stored it together with a repair that removes the
+    /// offending parts; the repair arrives as a change.
     Repaired {
-        /// What was wrong: objects with `pointer`, `expected` and `found`.
+        /// The violations: objects with `pointer`, `expected` and `found`.
         violations: Vec<Value>,
     },
-    /// The server stored an edit, but lacks what it builds on.
+    /// The server stored an edit, but lacks operations that the edit depends on.
     Gap {
-        /// Whether what it lacks is on its way to it.
+        /// Whether this client sends the missing operations.
         is_filled: bool,
     },
-    /// The server has operations of an edit without their content: other participants deleted it, or wrote under this
-    /// client's id. If this replica still shows the content, it starts over, and [`Refused`](Self::Refused) comes next.
+    /// The server has operations of an edit without their content: other participants deleted it,
+    /// or wrote under this client's id. If this replica still shows the content, it starts over,
+    /// and [`Refused`](Self::Refused) comes next.
     Erased {
         /// The number of these operations.
         operations: u64,
-        /// The v1 update as it was sent, with their content.
+        /// The v1 update as it was sent, with the content of these operations.
         update: Vec<u8>,
     },
-    /// The server refused an edit for good. The document is now what the server has, with those edits that don't build
-    /// on the refused one; they were made again, under another client id, and undo goes on. Unless it ends, which comes
-    /// next then.
+    /// The server refused an edit permanently. The document is now the server's state plus the
+    /// local edits that do not depend on the refused one. Those that no longer fitted were made
+    /// again under another client id; undo still works. If [`Ended`](Self::Ended) comes next
+    /// instead, the document was not rebuilt and still shows the refused edit.
     Refused {
-        /// Why.
+        /// Why the edit was refused.
         refusal: Refusal,
-        /// The edits that are given up, with their content: the refused one, and those that build on it.
+        /// The edits that are lost, with their content: the refused one, and those that depend on
+        /// it.
         lost: Vec<LostEdit>,
     },
-    /// Somebody deleted the document and made another one at its path, which this one is now. What was here of the old
-    /// one is not poured into it.
+    /// Another participant deleted the document and created another one at its path. This handle
+    /// now shows the new document; local content of the old one is not merged into it.
     Replaced(Arc<ReplacedDocument>),
-    /// The journal could not be written, because the disk is full, say. Until [`JournalRestored`](Self::JournalRestored),
-    /// edits that are not acknowledged don't outlive this program.
+    /// The journal could not be written, for instance because the disk is full. Until
+    /// [`JournalRestored`](Self::JournalRestored), unacknowledged edits do not survive this
+    /// program.
     JournalLost {
-        /// Why.
+        /// The error of the write.
         reason: String,
     },
-    /// The journal could be written again, with all that was missing in it.
+    /// The journal was written again, and is complete.
     JournalRestored,
-    /// Nothing is sent or received any more.
+    /// The document has ended. Nothing more is sent or received.
     Ended(DocumentEnd),
-    /// Events before this one were dropped, because nobody took them; look at the document anew.
+    /// Events before this one were dropped, because the subscriber was too slow. Read the document
+    /// again.
     Missed,
 }
 
-/// What was here of a document in whose place there is another one now. [`LiveDocument::replaced`] has the last one, also
-/// if nobody listened to [`DocumentEvent::Replaced`].
+/// The local content of a document that was replaced by another one at its path.
+/// [`LiveDocument::replaced`] returns the last one, also without a subscriber to
+/// [`DocumentEvent::Replaced`].
 #[derive(Clone, PartialEq, Debug)]
 #[non_exhaustive]
 pub struct ReplacedDocument {
-    /// Its content as it was here, with `$id`s, and with the edits that the server did not acknowledge.
+    /// The old content with `$id`s, including the edits that the server did not acknowledge.
     pub content: Value,
-    /// Those edits. What they changed is not known any more, but for what of it is in the content.
+    /// The unacknowledged edits. Their `changes` are empty; their effect is part of `content`.
     pub edits: Vec<LostEdit>,
 }
 
@@ -156,9 +166,10 @@ pub struct ReplacedDocument {
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("the server refuses: {text}")]
 pub struct Refusal {
-    /// One of the protocol's error codes: 1001 for a missing grant, 1002 for a document at its bound.
+    /// One of the protocol's error codes: 1001 for a missing grant, 1002 for a document at its
+    /// bound. `None` if the server gave no code.
     pub code: Option<i64>,
-    /// The server's reason.
+    /// The server's explanation.
     pub text: String,
 }
 
@@ -172,12 +183,12 @@ impl Refusal {
         }
     }
 
-    /// Whether the server gave this code.
+    /// Whether the refusal has this code.
     pub(crate) fn has_code(&self, code: ErrorCode) -> bool {
         self.code == Some(code.number())
     }
 
-    /// There is another document in the place of the edited one.
+    /// Another document has taken the place of the edited one.
     pub(crate) fn replaced() -> Self {
         Self {
             code: None,
@@ -186,23 +197,23 @@ impl Refusal {
     }
 }
 
-/// Why a document is not live any more.
+/// Why a document has ended.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DocumentEnd {
-    /// It was closed here, or the room was left.
+    /// The document was closed here, or the room was left.
     #[error("the document was closed")]
     Closed,
-    /// The server does not let it be opened again.
+    /// The server refuses to open the document again.
     #[error(transparent)]
     Refused(#[from] Refusal),
-    /// The room can't be entered any more.
+    /// The room has ended.
     #[error("there is no way into the room any more")]
     RoomEnded(#[source] RoomEnd),
-    /// The document's journal is of no use.
+    /// The document's journal can't be used.
     #[error(transparent)]
     Journal(#[from] JournalError),
-    /// The server holds what this client can't read.
+    /// The server sent content that this client can't read.
     #[error("the document can't be read: {0}")]
     Unreadable(String),
     /// The document's task panicked, or its runtime has shut down.
@@ -210,18 +221,18 @@ pub enum DocumentEnd {
     Failed(String),
 }
 
-/// Why not everything is saved.
+/// Why edits are not saved.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SaveError {
-    /// The document ended before everything was saved.
+    /// The document ended before all edits were saved.
     #[error(transparent)]
     Ended(#[from] DocumentEnd),
-    /// There is no connection, and the journal can't be written: an edit is in memory alone. It is written or sent when
-    /// that is possible again.
+    /// There is no connection and the journal can't be written, so an edit is only in memory. Both
+    /// are retried.
     #[error("there is no connection, and the journal can't be written: {reason}")]
     Journal {
-        /// Why it can't be written.
+        /// The error of the last write.
         reason: String,
     },
     /// The server refused an edit.
@@ -229,20 +240,22 @@ pub enum SaveError {
     Refused(#[from] Refusal),
 }
 
-/// The events of a document from [`LiveDocument::changes`] on, by [`recv`](Self::recv) or as a `Stream`.
+/// The events of a document since [`LiveDocument::changes`], read with [`recv`](Self::recv) or as a
+/// `Stream`.
 #[derive(Debug)]
 pub struct Changes {
     events: mpsc::Receiver<DocumentEvent>,
 }
 
 impl Changes {
-    /// The next event; `None` once the document has ended and all were taken.
+    /// The next event; `None` once the document has ended and all events were received.
     ///
-    /// 1,024 events wait for whoever takes them late; then comes [`DocumentEvent::Missed`] instead of more.
+    /// Up to 1,024 events wait for a slow subscriber. Further events are dropped, and
+    /// [`DocumentEvent::Missed`] then precedes the next event for which there is room.
     ///
     /// # Cancel safety
     ///
-    /// Nothing is lost.
+    /// No event is lost.
     ///
     /// ```
     /// # use meshagent_document::Target;
@@ -265,7 +278,7 @@ impl Changes {
         self.events.recv().await
     }
 
-    /// The next event if there is one already.
+    /// The next event, if one is available.
     ///
     /// ```
     /// # meshagent_testing::in_room(async |room| {
@@ -297,10 +310,10 @@ impl LiveDocument {
         Self::told(shared, room, told)
     }
 
-    /// Another opening of a document, unless it has ended.
+    /// Another opening of a document; `None` if it has ended.
     pub(crate) fn join(shared: &Arc<Shared>, room: RoomClient) -> Option<Self> {
         let document = Self::new(Arc::clone(shared), room);
-        // With a handle that is counted, it is not ended for want of one.
+        // The new handle counts, so the document can no longer end for lack of handles.
         if shared.is_ended() {
             return None;
         }
@@ -308,7 +321,7 @@ impl LiveDocument {
         Some(document)
     }
 
-    /// Another handle, which has been told what became of the edits up to this one.
+    /// Another handle, whose reported position is `told`.
     fn told(shared: Arc<Shared>, room: RoomClient, told: u64) -> Self {
         let handle = Arc::new(Handle {
             is_open: Mutex::new(true),
@@ -342,12 +355,12 @@ impl LiveDocument {
 
     /// Reads the document.
     ///
-    /// The closure must not wait for anything, since nothing is received meanwhile. Closures that use another document must
-    /// nest in the same order everywhere, or else two threads wait for each other for ever.
+    /// The closure must not block: no update is received while it runs. Closures that use another
+    /// document must nest in the same order everywhere, or two threads can deadlock.
     ///
     /// # Panics
     ///
-    /// When the closure panics, and when it uses a handle of this document, which would wait for itself.
+    /// If the closure panics, or uses a handle of this document, which would deadlock.
     ///
     /// ```
     /// # use meshagent_document::Target;
@@ -367,11 +380,10 @@ impl LiveDocument {
         self.shared.call(|state| read(state.replica.document()))
     }
 
-    /// The document as it is now, to be read for as long as it takes: it does not change, and nothing waits for its
-    /// readers.
+    /// An immutable copy of the current document. Readers of the copy do not delay edits.
     ///
-    /// The copy is made on a thread for blocking work, in a time in proportion to the document. All who ask for the same
-    /// state share one copy, as long as anybody holds it.
+    /// The copy is made on a thread for blocking work, in time proportional to the document. Calls
+    /// for the same state share one copy while it is in use.
     ///
     /// ```
     /// # use meshagent_document::Target;
@@ -392,7 +404,7 @@ impl LiveDocument {
             Ok(snapshot) => snapshot,
             Err(error) => match error.try_into_panic() {
                 Ok(panic) => resume_unwind(panic),
-                // The runtime shuts down, and has no more threads to give.
+                // The runtime is shutting down and offers no thread.
                 Err(_) => self.shared.lock().replica.snapshot(),
             },
         }
@@ -412,26 +424,30 @@ impl LiveDocument {
         self.read(|document| document.to_json(false))
     }
 
-    /// Edits the document. What the closure did is there at once, and sent in the background.
+    /// Edits the document. The edit takes effect before this returns, and is sent in the
+    /// background.
     ///
-    /// The closure must not wait for anything, since nothing is received meanwhile. Closures that use another document must
-    /// nest in the same order everywhere, or else two threads wait for each other for ever. What the closure did before a
-    /// panic is kept and sent like anything else.
+    /// The closure must not block: no update is received while it runs. Closures that use another
+    /// document must nest in the same order everywhere, or two threads can deadlock. Edits that a
+    /// closure makes before it panics are kept and sent.
     ///
     /// # Errors
     ///
-    /// When the document has ended. Then the closure is not called: nobody would ever see what it did.
+    /// If the document has ended. The closure is then not called, because its edits would reach no
+    /// other participant.
     ///
     /// # Panics
     ///
-    /// When the closure panics, and when it uses a handle of this document, which would wait for itself.
+    /// If the closure panics, or uses a handle of this document, which would deadlock.
     ///
     /// ```
     /// # use meshagent_document::Target;
     /// # use serde_json::json;
     /// # meshagent_testing::in_room(async |room| {
     /// let document = room.sync().open("notes.document").await?;
-    /// let id = document.edit(|d| d.append_child(Target::Root, json!({ "body": { "text": "tea" } })))??;
+    /// let id = document.edit(|d| {
+    ///     d.append_child(Target::Root, json!({ "body": { "text": "tea" } }))
+    /// })??;
     /// document.edit(|d| d.set_attribute(Target::Id(id), "text", "coffee"))??;
     /// assert_eq!(
     ///     document.to_json(),
@@ -441,11 +457,12 @@ impl LiveDocument {
     /// # });
     /// ```
     pub fn edit<R>(&self, edit: impl FnOnce(&mut Editor<'_>) -> R) -> Result<R, DocumentEnd> {
-        // A panic is passed on when what was changed before it is on its way like anything else.
+        // A panic is resumed after the edits before it were kept.
         let result = self.shared.call(|state| {
             if let Some(end) = &state.end {
                 return Err(end.clone());
             }
+            state.replica.set_time(self.shared.created_at.elapsed());
             let result = catch_unwind(AssertUnwindSafe(|| state.replica.edit(edit)));
             state.journal_edits();
             state.publish_changes();
@@ -455,16 +472,18 @@ impl LiveDocument {
         Ok(result.unwrap_or_else(|panic| resume_unwind(panic)))
     }
 
-    /// Waits until everything edited so far outlives this program and a power cut: it is in the journal, or the server
-    /// has acknowledged it. Without a journal that is what [`saved`](Self::saved) waits for.
+    /// Waits until all edits so far would survive the end of this program and a power cut: they are
+    /// in the journal, or the server has acknowledged them. Without a journal, this is
+    /// [`saved`](Self::saved).
     ///
-    /// An edit is sent and written down at the same time. A program that is killed right after an edit may so have sent what
-    /// its journal does not hold, which is no loss, or have lost what it did in the last moments; this call is the way to
-    /// know.
+    /// An edit is sent and journaled at the same time. If the program is killed right after an
+    /// edit, the edit may be sent but not journaled, which loses nothing, or it may be lost. Only
+    /// after this call has returned is the edit safe.
     ///
     /// # Errors
     ///
-    /// When the journal can't be written, or the document ended before. Without a journal as [`saved`](Self::saved).
+    /// If the journal can't be written, or the document ended before that. Without a journal, as
+    /// [`saved`](Self::saved).
     ///
     /// # Cancel safety
     ///
@@ -495,7 +514,7 @@ impl LiveDocument {
             if let JournalStatus::Failing { reason } = state.journal_status() {
                 return Some(Err(SaveError::Journal { reason }));
             }
-            // What is left is written when it has ended.
+            // When the document has ended, the writer still writes the remaining edits.
             let is_done = journal.is_none_or(|journal| journal.is_released);
             let end = state.end.clone().filter(|_| is_done);
             end.map(|end| Err(end.into()))
@@ -504,7 +523,7 @@ impl LiveDocument {
         journaled.await.unwrap_or(closed)
     }
 
-    /// Whether what is edited here outlives the program.
+    /// Whether edits of this document survive the program.
     ///
     /// ```
     /// use meshagent_client::JournalStatus;
@@ -519,7 +538,7 @@ impl LiveDocument {
         self.shared.lock().journal_status()
     }
 
-    /// Waits until there is something to be seen: what the journal held, or what the server has.
+    /// Waits until the content is available, from the journal or from the server.
     pub(crate) async fn ready(&self) -> Result<(), DocumentEnd> {
         self.shared
             .wait_for(|_| {
@@ -533,11 +552,11 @@ impl LiveDocument {
             .unwrap_or(Err(DocumentEnd::Closed))
     }
 
-    /// Waits until the document has been brought up to date by the server once.
+    /// Waits until the replica has received the server's state for the first time.
     ///
     /// # Errors
     ///
-    /// When it ended before.
+    /// If the document ended before that.
     ///
     /// # Cancel safety
     ///
@@ -569,10 +588,11 @@ impl LiveDocument {
     ///
     /// # Errors
     ///
-    /// - [`SaveError::Refused`]: the server refused an edit, made by any handle, since the last call on this one. The edit
-    ///   was reverted, and all others are saved. If several were refused, this is the first refusal.
-    /// - [`SaveError::Journal`]: there is no connection and the journal can't be written, so an edit is only in memory. It
-    ///   is still sent later, and another call waits again.
+    /// - [`SaveError::Refused`]: the server refused an edit, made by any handle, since the last
+    ///   call on this one. The edit was reverted, and all others are saved. If several were
+    ///   refused, this is the first refusal.
+    /// - [`SaveError::Journal`]: there is no connection and the journal can't be written, so an
+    ///   edit is only in memory. It is still sent later, and another call waits again.
     /// - [`SaveError::Ended`]: the document ended before all edits were saved.
     ///
     /// # Cancel safety
@@ -596,8 +616,8 @@ impl LiveDocument {
         self.shared.saved(&self.handle.told).await
     }
 
-    /// Whether everything edited so far is acknowledged. Not while there is a refusal that [`saved`](Self::saved) has
-    /// not told yet.
+    /// Whether the server has acknowledged all edits so far. False while there is a refusal that
+    /// [`saved`](Self::saved) has not reported.
     ///
     /// ```
     /// # use meshagent_document::Target;
@@ -617,8 +637,8 @@ impl LiveDocument {
         state.replica.is_saved() && state.refused(told, state.replica.last_number()).is_none()
     }
 
-    /// What was here of the last document at this path, if somebody deleted it while it was open here, or in the journal, and
-    /// made another one.
+    /// The local content of the previous document at this path, if that was replaced by another one
+    /// while it was open here or in the journal.
     ///
     /// ```
     /// # meshagent_testing::in_room(async |room| {
@@ -631,7 +651,8 @@ impl LiveDocument {
         self.shared.lock().replaced.clone()
     }
 
-    /// Subscribes to what happens from now on; to its end alone, if the document has ended.
+    /// Subscribes to events from now on. If the document has ended, the only event is
+    /// [`DocumentEvent::Ended`].
     ///
     /// ```
     /// # use meshagent_client::DocumentEvent;
@@ -655,7 +676,7 @@ impl LiveDocument {
         let (sender, events) = mpsc::channel(EVENT_CAPACITY);
         let mut state = self.shared.lock();
         if let Some(end) = &state.end {
-            // There is room for one. With the sender gone, nothing comes after it.
+            // The channel has room for this event. The sender is dropped, so no event follows.
             let _sent = sender.try_send(DocumentEvent::Ended(end.clone()));
             return Changes { events };
         }
@@ -667,15 +688,16 @@ impl LiveDocument {
         Changes { events }
     }
 
-    /// Waits until everything is saved, and lets the document go: its stream ends with the last handle.
+    /// Waits until all edits are saved, and closes this handle. The document's stream ends with the
+    /// last handle.
     ///
     /// # Errors
     ///
-    /// As [`saved`](Self::saved); the document is let go nevertheless.
+    /// As [`saved`](Self::saved). The handle is closed nevertheless.
     ///
     /// # Cancel safety
     ///
-    /// When dropped, the handle is dropped.
+    /// If dropped, the handle is closed without waiting.
     ///
     /// ```
     /// # use meshagent_document::Target;
@@ -715,7 +737,8 @@ impl Handle {
             return false;
         }
         if self.shared.is_inside() {
-            // A closure drops what it owns. Whoever called it has another opening.
+            // A closure that reads or edits the document dropped a handle. Its caller holds another
+            // one.
             self.shared.ended_inside.fetch_add(1, Ordering::Relaxed);
             return false;
         }
@@ -733,8 +756,8 @@ impl Drop for Handle {
     }
 }
 
-/// How many events wait for a subscriber.
+/// How many events a subscriber may leave unread.
 const EVENT_CAPACITY: usize = 1024;
 
-/// How long a close waits for the stream's end, once everything is saved.
+/// How long a close waits for the end of the stream, after everything is saved.
 const CLOSE_GRACE: Duration = Duration::from_secs(5);

@@ -1,12 +1,13 @@
-//! Panics in futures, as values.
+//! Turns panics in futures into values.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::task::Poll;
 
-/// Awaits a future. If it panics, `Err` has the panic's text, and nothing of the future is used any more.
+/// Awaits a future. If it panics, returns `Err` with the panic's text, and the future is not polled
+/// again.
 pub(crate) async fn catch_panic<T>(future: impl Future<Output = T>) -> Result<T, String> {
-    // On the heap, so that whoever awaits this holds it once.
+    // On the heap, so that the awaiting future does not contain it twice.
     let mut future = Box::pin(future);
     std::future::poll_fn(|context| {
         let polled = catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(context)));

@@ -1,17 +1,16 @@
-//! When to ping the server, and when a connection that still looks open is lost. Knows neither socket nor clock.
+//! Decides when to ping the server and when a connection is lost, without a socket or a clock.
 
 use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 
-/// How often a connection is pinged unless a program says otherwise: below the half minute after which some NATs
-/// forget a connection that is idle.
+/// The default ping interval: below the half minute after which some NATs drop an idle connection.
 pub(crate) const PING_INTERVAL: Duration = Duration::from_secs(20);
 
-/// How often a [`Pulse`] is to be asked, in parts of the interval.
+/// How many [`Pulse::tick`]s there are in an interval.
 const TICKS: u32 = 4;
 
-/// What passed over a socket until now.
+/// Bytes and pings that have passed over a socket so far.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub(crate) struct Traffic {
     pub(crate) bytes_read: u64,
@@ -19,18 +18,19 @@ pub(crate) struct Traffic {
     pub(crate) pings_written: u64,
 }
 
-/// What to do about a connection now.
+/// The action for a connection now.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Beat {
     Rest,
     Ping,
-    /// The machine was suspended, or this program did not run, for so long that the server or a NAT has forgotten us.
+    /// The machine was suspended, or this program did not run, for so long that the server or a NAT
+    /// has dropped the connection.
     Suspended,
-    /// Nothing came for too long.
+    /// Nothing was received for too long.
     Silent,
 }
 
-/// Follows one connection.
+/// Monitors one connection.
 #[derive(Debug)]
 pub(crate) struct Pulse {
     interval: Duration,
@@ -42,7 +42,8 @@ pub(crate) struct Pulse {
     is_unsent: bool,
 }
 
-/// One moment, by both clocks. Only the wall clock goes on everywhere while a machine is suspended.
+/// One moment, on both clocks. Only the wall clock advances on all systems while a machine is
+/// suspended.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Moment {
     pub(crate) monotonic: Instant,
@@ -60,7 +61,7 @@ impl Moment {
 
 impl Pulse {
     pub(crate) fn new(interval: Duration, now: Moment) -> Self {
-        // A timer has no finer steps.
+        // The resolution of the timer, times the ticks in an interval.
         let interval = interval.max(Duration::from_millis(4));
         Self {
             interval,
@@ -73,28 +74,29 @@ impl Pulse {
         }
     }
 
-    /// How often [`tick`](Self::tick) is to be called.
+    /// The time between two calls of [`tick`](Self::tick).
     pub(crate) fn step(&self) -> Duration {
         self.interval / TICKS
     }
 
-    /// How long nothing may come.
+    /// How long the server may be silent.
     fn patience(&self) -> Duration {
         self.interval * 5 / 2
     }
 
-    /// Looks at the connection.
+    /// Checks the connection.
     pub(crate) fn tick(&mut self, now: Moment, traffic: Traffic) -> Beat {
         let passed = now.monotonic.duration_since(self.last.monotonic);
         let by_the_wall = now.wall.duration_since(self.last.wall);
-        // A wall clock that was set back says nothing.
+        // The wall clock was set back: ignore it.
         let by_the_wall = by_the_wall.unwrap_or_default();
         self.last = now;
         if passed.max(by_the_wall) >= self.patience() {
             return Beat::Suspended;
         }
-        // A ping that waits behind a long frame can't be answered, so what is written counts as long as it waits. Once
-        // it is written, it doesn't: a dead connection takes a good deal before it takes no more.
+        // A ping that waits behind a long frame can't be answered yet. While it waits, written
+        // bytes count as a sign of life. Afterwards they do not: the buffers of a dead connection
+        // accept much data before they are full.
         let is_ping_waiting = traffic.pings_written < self.pings;
         let is_alive = traffic.bytes_read > self.traffic.bytes_read
             || (is_ping_waiting && traffic.bytes_written > self.traffic.bytes_written);
@@ -117,7 +119,8 @@ impl Pulse {
         Beat::Ping
     }
 
-    /// The ping that was asked for last could not be queued: it is asked for again, and waits as if it were.
+    /// The last requested ping could not be queued. It is requested again at the next tick, and
+    /// counts as waiting.
     pub(crate) fn unsent(&mut self) {
         self.is_unsent = true;
     }
@@ -152,7 +155,8 @@ mod tests {
             }
         }
 
-        /// What is done in this many steps, with the step that it is done in; `each` is what happens before every step.
+        /// Runs this many steps, with `each` before every one. Returns the actions, each with the
+        /// number of its step.
         fn run(&mut self, steps: u32, each: impl Fn(&mut Traffic)) -> Vec<(u32, Beat)> {
             let mut beats = Vec::new();
             for step in 1..=steps {
@@ -171,7 +175,7 @@ mod tests {
     #[test]
     fn a_connection_without_answers_is_lost_after_two_and_a_half_intervals() {
         let mut world = World::new();
-        // Pings are written at once, as a dead connection takes them, and so is what else is written.
+        // All data is written immediately: a dead connection still accepts it.
         let beats = world.run(10, |traffic| {
             traffic.pings_written += 1;
             traffic.bytes_written += 6;
@@ -204,23 +208,23 @@ mod tests {
         let mut world = World::new();
         let beats = world.run(1_000, |traffic| traffic.bytes_written += 1_000);
         assert_eq!(beats, [(4, Beat::Ping)]);
-        // Then it stands still.
+        // Then writing stops.
         assert_eq!(world.run(10, |_| {}), [(10, Beat::Silent)]);
     }
 
     #[test]
     fn a_machine_that_was_suspended_has_lost_its_connection() {
-        // The monotonic clock stood still meanwhile, as on Linux.
+        // The monotonic clock did not advance meanwhile, as on Linux.
         let mut world = World::new();
         world.now.wall += Duration::from_mins(5);
         assert_eq!(world.run(1, |_| {}), [(1, Beat::Suspended)]);
-        // It went on, as elsewhere, and the timer came late.
+        // The monotonic clock advanced, as on other systems, and the timer fired late.
         let mut world = World::new();
         world.now.wall += Duration::from_mins(5);
         world.now.monotonic += Duration::from_mins(5);
         let beats = world.run(1, |traffic| traffic.bytes_read += 1);
         assert_eq!(beats, [(1, Beat::Suspended)]);
-        // Somebody set the clock back, or forward by a little.
+        // The clock is set back, or forward by a little.
         let mut world = World::new();
         world.now.wall -= Duration::from_mins(5);
         assert_eq!(world.run(1, |_| {}), []);

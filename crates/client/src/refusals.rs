@@ -1,32 +1,33 @@
-//! What the server refused of a document, for those who have not been told yet.
+//! The server's refusals of a document's edits, until each handle has reported them.
 
 use std::collections::VecDeque;
 use std::ops::RangeInclusive;
 
 use crate::live_document::Refusal;
 
-/// The refusals of the last edits, by the numbers of those edits.
+/// The latest refusals, with the numbers of the refused edits.
 ///
-/// Who asks says up to which edit it has been told, so nothing is kept for each of them.
+/// A caller passes the position up to which it has reported, so nothing is kept for each handle.
 #[derive(Debug, Default)]
 pub(crate) struct Refusals {
     known: VecDeque<(RangeInclusive<u64>, Refusal)>,
 }
 
 impl Refusals {
-    /// These edits were given up, for this reason.
+    /// Records that these edits were refused.
     pub(crate) fn note(&mut self, edits: RangeInclusive<u64>, refusal: Refusal) {
         if self.known.len() == CAPACITY
             && let Some((oldest, _)) = self.known.pop_front()
             && let Some((next, _)) = self.known.front_mut()
         {
-            // The next one stands for both, and for what is between them: better told of too much than of too little.
+            // The next entry covers both, and all numbers between them: an edit reported too often
+            // is better than one not reported.
             *next = *oldest.start().min(next.start())..=*oldest.end().max(next.end());
         }
         self.known.push_back((edits, refusal));
     }
 
-    /// Why one of the edits up to `last` was refused that come after `told`; the first reason, if there are several.
+    /// The first refusal of an edit after `told` and up to `last`.
     pub(crate) fn between(&self, told: u64, last: u64) -> Option<&Refusal> {
         let mut known = self.known.iter();
         let found =
@@ -35,7 +36,7 @@ impl Refusals {
     }
 }
 
-/// How many refusals are told apart.
+/// How many refusals are kept separately.
 const CAPACITY: usize = 16;
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! A document and the edits of it that the server has not acknowledged, without any I/O.
+//! A document and its unacknowledged edits, without I/O.
 
 mod again;
 mod lost;
@@ -7,6 +7,7 @@ mod queue;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use meshagent_document::{DecodeError, MeshDocument, Remade, UpdateKind};
 
@@ -16,73 +17,79 @@ use self::lost::Witness;
 use self::queue::{Kind, Queue, Standing, Unsaved};
 use crate::editor::Editor;
 
-/// What waits to be sent is merged up to this size, and what was merged can be tried apart up to this size.
+/// The largest update into which waiting edits are merged, and up to which the parts are kept to be
+/// tried alone after a refusal.
 const MERGED_BYTES: usize = 256 << 10;
 
-/// After so many bytes of edits that wait, they are compacted; later on after as many as that left.
+/// After this many bytes of edits, the waiting ones are compacted for the first time; later, after
+/// as many bytes as the last result had.
 const COMPACTED_BYTES: usize = if cfg!(test) { 1 << 10 } else { 16 << 10 };
 
-/// How much is under way at once: enough to keep a server busy over a slow line.
+/// How many bytes may be in flight: enough to keep a server busy over a slow line.
 const WINDOW_BYTES: usize = 1 << 20;
 const WINDOW_UPDATES: usize = 64;
 
-/// How often a gap is filled without anything else having been acknowledged in between.
+/// How often a gap is filled while the server acknowledges nothing else.
 const FILLS: u32 = 8;
 
-/// How many refusals there may be without anything having been acknowledged in between before what was merged is no longer
-/// tried apart.
+/// How many refusals there may be, while the server acknowledges no edit, before merged edits are
+/// no longer tried alone.
 const TRIES: u32 = 64;
 
-/// A [`MeshDocument`] and what of it the server does not have yet.
+/// A [`MeshDocument`] and the edits of it that the server does not have yet.
 ///
-/// Each edit is numbered, from 1 on, and kept until it is acknowledged, across streams and connections. The user of it
-/// carries updates between it and a server: what [`next_to_send`](Self::next_to_send) gives is answered by one of
-/// [`acknowledged`](Self::acknowledged), [`fill_gap`](Self::fill_gap), [`refused`](Self::refused) and
-/// [`unsent`](Self::unsent).
+/// Edits, and updates that fill gaps, are numbered from 1. They are kept until they are
+/// acknowledged, across streams and connections. The caller carries updates between the replica and
+/// a server. For each update from [`next_to_send`](Self::next_to_send) it calls one of
+/// [`acknowledged`](Self::acknowledged), [`fill_gap`](Self::fill_gap), [`refused`](Self::refused)
+/// and [`unsent`](Self::unsent).
 #[derive(Debug)]
 pub struct Replica {
     document: MeshDocument,
-    /// What tells the document on the server from others at its path, as far as that is known.
+    /// Distinguishes the document from others at its path on the server, if known.
     identity: Option<String>,
     queue: Queue,
     next: u64,
     fills: u32,
-    /// Refusals since something was acknowledged.
+    /// Refusals since an edit was acknowledged.
     refusals: u32,
-    /// How many bytes of edits may come before those that wait are compacted.
+    /// How many more bytes of edits there may be before the waiting ones are compacted.
     slack_bytes: usize,
-    /// Edits up to this number were compacted as far as they can be.
+    /// Edits up to this number can't be compacted further.
     compacted: u64,
-    /// Whether other programs wrote under our client id, so that the server has operations of ours without their content.
+    /// Whether other programs wrote under this replica's client id, so that the server has some of
+    /// its operations without their content.
     is_overwritten: bool,
-    /// The last snapshot, as long as somebody reads it, and the revision that it shows.
+    /// The time of the next edit, by which the undo history groups edits.
+    now: Duration,
+    /// The revision of the last snapshot, and the snapshot while it is in use.
     snapshot: (u64, Weak<MeshDocument>),
 }
 
-/// An update to be sent, and the number to name it by.
+/// An update to send, and its number.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Outgoing {
-    /// The number of the last edit in it.
+    /// The number of the last edit in the update. It identifies the update in the answer.
     pub number: u64,
     /// The v1 update.
     pub update: Vec<u8>,
 }
 
-/// An edit that is kept, or several that were merged.
+/// A kept edit, or several merged ones.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct KeptEdit<'a> {
-    /// The numbers of the first and of the last edit in it; the last names it.
+    /// The numbers of the first and the last edit in it. The last one identifies it.
     pub(crate) first: u64,
     pub(crate) number: u64,
-    /// How many edits it is.
+    /// The number of edits.
     pub(crate) count: u32,
-    /// Whether it takes the place of operations that are given up.
+    /// Whether it replaces operations that were given up.
     pub(crate) is_blank: bool,
     pub(crate) update: &'a [u8],
 }
 
 impl Replica {
-    /// A replica that has nothing to send.
+    /// Creates a replica with nothing to send.
     ///
     /// ```
     /// # use meshagent_client::Replica;
@@ -104,11 +111,12 @@ impl Replica {
             slack_bytes: COMPACTED_BYTES,
             compacted: 0,
             is_overwritten: false,
+            now: Duration::ZERO,
             snapshot: (0, Weak::new()),
         }
     }
 
-    /// The document.
+    /// The document with all local edits.
     ///
     /// ```
     /// # use meshagent_client::Replica;
@@ -125,7 +133,7 @@ impl Replica {
         &self.document
     }
 
-    /// A copy of the document, shared by all who ask for one of the same revision.
+    /// A copy of the document, shared by all callers that ask for the same revision.
     pub(crate) fn snapshot(&mut self) -> Arc<MeshDocument> {
         let revision = self.document.revision();
         let (of, last) = &self.snapshot;
@@ -143,15 +151,15 @@ impl Replica {
         self.identity.as_deref()
     }
 
-    /// Notes which document it is. Returns whether that is news.
+    /// Records the document's identity. Returns whether it has changed.
     pub(crate) fn set_identity(&mut self, identity: &str) -> bool {
         let is_news = self.identity() != Some(identity);
         self.identity = Some(identity.to_owned());
         is_news
     }
 
-    /// Goes on with another document that has taken this one's place. Returns the edits of the old one that were not
-    /// acknowledged.
+    /// Continues with another document, which has taken the place of this one. Returns the
+    /// unacknowledged edits of the old one.
     pub(crate) fn replace(&mut self, document: MeshDocument) -> Vec<LostEdit> {
         let before = std::mem::take(&mut self.queue).into_values();
         let edits = before.filter(|one| one.kind == Kind::Edit);
@@ -161,12 +169,41 @@ impl Replica {
         edits.map(LostEdit::unread).collect()
     }
 
-    /// For what is no edit: events, undo's clock, anchors.
+    /// For operations that are not edits, such as events.
     pub(crate) fn document_mut(&mut self) -> &mut MeshDocument {
         &mut self.document
     }
 
-    /// Edits the document; what was edited is kept to be sent, also if the closure panics afterwards.
+    /// Sets the time of the edits that follow, counted from any moment. It decides which edits
+    /// [`Editor::undo`] undoes together.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use meshagent_client::Replica;
+    /// # use meshagent_document::MeshDocument;
+    /// # use meshagent_document::MeshSchema;
+    /// # use meshagent_document::Target;
+    /// # use serde_json::json;
+    /// # let schema = MeshSchema::builtin("document").ok_or("there is one")?;
+    /// # let mut replica = Replica::new(MeshDocument::new(schema, 1));
+    /// replica.edit(|d| d.remember_edits(Duration::from_millis(500)));
+    /// for millis in [0, 400, 1_000] {
+    ///     replica.set_time(Duration::from_millis(millis));
+    ///     let tea = json!({ "body": { "text": "tea" } });
+    ///     replica.edit(|d| d.append_child(Target::Root, tea))?;
+    /// }
+    /// replica.edit(|d| d.undo());
+    /// assert_eq!(replica.document().root().child_count(), 2);
+    /// replica.edit(|d| d.undo());
+    /// assert_eq!(replica.document().root().child_count(), 0);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn set_time(&mut self, now: Duration) {
+        self.now = now;
+    }
+
+    /// Edits the document. The edits are kept to be sent, even if the closure panics after making
+    /// them.
     ///
     /// ```
     /// # use meshagent_client::Replica;
@@ -183,8 +220,8 @@ impl Replica {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn edit<R>(&mut self, edit: impl FnOnce(&mut Editor<'_>) -> R) -> R {
-        let mut editor = Editor::new(&mut self.document, self.next);
-        // What was changed before a panic is in the document, so it is kept like anything else.
+        let mut editor = Editor::new(&mut self.document, self.next, self.now);
+        // Edits before a panic are in the document, so they are kept.
         let result = catch_unwind(AssertUnwindSafe(|| edit(&mut editor)));
         for update in editor.into_updates() {
             self.keep(update, Kind::Edit, self.next);
@@ -192,7 +229,8 @@ impl Replica {
         result.unwrap_or_else(|panic| resume_unwind(panic))
     }
 
-    /// Edits the document by its own functions; the updates that they return, and the closure hands on, are kept.
+    /// Edits the document with its own methods. The updates that they return must be returned by
+    /// the closure; they are kept to be sent.
     ///
     /// ```
     /// # use meshagent_client::Replica;
@@ -217,7 +255,7 @@ impl Replica {
         let updates = match result {
             Ok(updates) => updates,
             Err(panic) => {
-                // All that is here and was not before, with deletions that the server may have already.
+                // Everything new since then, with deletions that the server may already have.
                 if let Ok(update) = self.document.encode_diff(&before) {
                     self.keep(update, Kind::Edit, mark);
                 }
@@ -229,11 +267,11 @@ impl Replica {
         }
     }
 
-    /// Keeps an update that was made elsewhere, and applies it.
+    /// Applies an update that was made elsewhere, and keeps it to be sent.
     ///
     /// # Errors
     ///
-    /// When it is no update.
+    /// If the bytes are not an update.
     ///
     /// ```
     /// # use meshagent_client::Replica;
@@ -259,11 +297,11 @@ impl Replica {
         Ok(())
     }
 
-    /// Takes up what the server sent.
+    /// Applies an update from the server.
     ///
     /// # Errors
     ///
-    /// When it is no update.
+    /// If the bytes are not an update.
     ///
     /// ```
     /// # use meshagent_client::Replica;
@@ -289,10 +327,10 @@ impl Replica {
         Ok(())
     }
 
-    /// The next update to send, if there is one and not too much is under way.
+    /// The next update to send; `None` if nothing is waiting or too much is in flight.
     ///
-    /// Edits that only insert are merged. Those that delete go out alone: readers with a published SDK lose count when
-    /// one update deletes in two places.
+    /// Edits that only insert are merged. Edits that delete are sent alone: readers with a
+    /// published SDK lose count when one update deletes in two places.
     ///
     /// ```
     /// # use meshagent_client::Replica;
@@ -312,8 +350,8 @@ impl Replica {
     pub fn next_to_send(&mut self) -> Option<Outgoing> {
         let (updates, bytes) = self.queue.under_way();
         let is_full = updates >= WINDOW_UPDATES || bytes >= WINDOW_BYTES;
-        // What is tried apart is sent one by one: what comes after it may have to wait for it. After a refusal nothing is
-        // sent before the replica has started over.
+        // Parts that are tried alone are sent one by one, since later ones may depend on earlier
+        // ones. After a refusal nothing is sent until the replica has started over.
         let is_trying = self.queue.is_trying() && updates > 0;
         if is_full || is_trying || self.queue.has_refused() {
             return None;
@@ -324,7 +362,7 @@ impl Replica {
         Some(Outgoing { number, update })
     }
 
-    /// The server has stored what was sent with this number.
+    /// The server has stored the update with this number.
     ///
     /// ```
     /// # use meshagent_client::Replica;
@@ -350,12 +388,13 @@ impl Replica {
         }
     }
 
-    /// The server has stored it, but can't show it, since it lacks what came before. What it lacks, by its state
-    /// vector, is sent next. Returns whether that was worth a try.
+    /// The server has stored the update with this number, but can't show it, because it lacks
+    /// operations that the update depends on. Queues the operations that the server's state vector
+    /// lacks. Returns false if that was tried too often.
     ///
     /// # Errors
     ///
-    /// When it is no state vector.
+    /// If the bytes are not a state vector.
     ///
     /// ```
     /// # use meshagent_client::Replica;
@@ -375,7 +414,7 @@ impl Replica {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn fill_gap(&mut self, number: u64, state_vector: &[u8]) -> Result<bool, DecodeError> {
-        // What it waits for is on its way in parts, or to be given up.
+        // The missing operations are still to be sent in parts, or to be given up.
         let comes_later = self.queue.first_trial().is_some_and(|trial| trial < number);
         if comes_later || self.queue.has_refused() {
             self.queue.set(number, Standing::Waiting);
@@ -391,40 +430,43 @@ impl Replica {
             return Ok(true);
         }
         if self.fills == FILLS {
-            // What waits here as well waits for somebody else: all that is here is there.
+            // Operations that are also pending here depend on operations of other clients. The
+            // server has all that this replica has.
             if self.document.has_gap() {
                 self.queue.filled(u64::MAX);
             }
             return Ok(false);
         }
-        // Last, because it takes a time in proportion to the document, and many answers may come
-        // before a fill is sent.
+        // Computed last, because it takes time proportional to the document, and many answers may
+        // come before a fill is sent.
         let missing = self.document.encode_diff(state_vector)?;
         self.fills += 1;
         self.keep(missing, Kind::Fill, self.next);
         Ok(true)
     }
 
-    /// The update that was sent with this number, if it is not acknowledged.
+    /// The update with this number, unless it is acknowledged.
     pub(crate) fn unsaved_update(&self, number: u64) -> Option<Vec<u8>> {
         self.queue.get(number).map(|one| one.update.clone())
     }
 
-    /// How many operations are alive in an update and deleted in this replica. If the server counts more of an update of
-    /// ours, others wrote under our client id, and what is shown here is shown nowhere else.
+    /// How many operations of an update are deleted in this replica. If the server has deleted more
+    /// of them, other programs wrote under this client id, and content that is visible here is
+    /// visible nowhere else.
     pub(crate) fn deleted_in(&self, update: &[u8]) -> u64 {
-        // What can't be inspected is taken as it was answered.
+        // If the update can't be inspected, the server's answer is accepted.
         let inspected = self.document.inspect(update);
         inspected.map_or(u64::MAX, |inspection| inspection.erased)
     }
 
-    /// The next start over gives up what the server has without its content.
+    /// The next start over gives up edits whose content the server has erased.
     pub(crate) fn set_overwritten(&mut self) {
         self.is_overwritten = true;
     }
 
-    /// A stream has begun: with the server's state vector, and the state that it sent. What the server lacks beyond
-    /// the edits that are kept anyway is sent before them. It had that once, but was restored from an older copy.
+    /// A stream has started, with the server's state vector and the state that it sent. Queues the
+    /// operations that the server lacks beyond the kept edits, to be sent before them. The server
+    /// had these operations, but was restored from an older copy.
     pub(crate) fn send_lacking(
         &mut self,
         state_vector: &[u8],
@@ -440,9 +482,9 @@ impl Replica {
         Ok(())
     }
 
-    /// The server will never take what was sent with this number. If that was merged of several edits, they are tried
-    /// apart, as far as that is possible, and this returns true: things go on. Otherwise nothing is sent any more until
-    /// the replica [starts over](Self::start_over) without the edit.
+    /// The server has permanently refused the update with this number. If it was merged from
+    /// several edits, these are tried alone as far as possible, and this returns true. Otherwise
+    /// nothing is sent until the replica [starts over](Self::start_over) without the edit.
     ///
     /// ```
     /// # use meshagent_client::Replica;
@@ -474,12 +516,13 @@ impl Replica {
                 }
                 self.queue.set(number, Standing::Refused);
             }
-            // What waits for it waits for ever.
+            // The stored updates that depend on the fill will never be shown.
             Kind::Fill if self.queue.refuse_stored() => {
                 self.queue.remove(number);
             }
             Kind::Fill => self.queue.set(number, Standing::Refused),
-            // Then what it would hide stays hidden only as long as nobody brings what comes before.
+            // Without this update, the old operations stay hidden only until their missing
+            // predecessors arrive.
             Kind::Blank => {
                 self.queue.remove(number);
                 return true;
@@ -488,8 +531,8 @@ impl Replica {
         false
     }
 
-    /// The server takes nothing of this replica any more, whatever it is. Nothing is sent until it
-    /// [starts over](Self::start_over), without all that is not acknowledged.
+    /// The server refuses all updates of this replica. Nothing is sent until it [starts
+    /// over](Self::start_over) without any unacknowledged edit.
     ///
     /// ```
     /// # use meshagent_client::Replica;
@@ -511,7 +554,7 @@ impl Replica {
         self.queue.refuse_all();
     }
 
-    /// What was under way has to be sent again: the stream has ended, or the server asks for it.
+    /// Updates in flight have to be sent again: the stream has ended, or the server asks for it.
     ///
     /// ```
     /// # use meshagent_client::Replica;
@@ -533,9 +576,10 @@ impl Replica {
         self.queue.unsent();
     }
 
-    /// Goes on with another document, which has what the server has and nothing else, under a client id that is new. Kept
-    /// edits that fit it are taken over; others are made again under that client id, as far as they don't build on what is
-    /// not there, and what can be undone goes on. Returns those that are given up.
+    /// Continues with another document, which has exactly the server's content and a new client id.
+    /// Kept edits that fit are applied to it. Others are made again under the new client id, unless
+    /// they depend on missing content. The undo history is taken over. Returns the edits that are
+    /// lost.
     ///
     /// ```
     /// # use meshagent_client::Replica;
@@ -570,7 +614,7 @@ impl Replica {
             if one.kind != Kind::Edit {
                 match one.standing {
                     Standing::Refused => lost.push(LostEdit::of_fill(one)),
-                    // It would bring back what was refused.
+                    // A fill would restore what was refused.
                     _ if one.kind == Kind::Fill => {}
                     _ => {
                         if document.apply_update(&one.update).is_ok() {
@@ -610,7 +654,7 @@ impl Replica {
                         continue;
                     }
                     Again::Lost => {
-                        // What it is that is left out can be read: it was made or taken up here.
+                        // The update can be decoded, because it was made or applied here.
                         let _read = remade.leave_out(&part.update);
                         carried.get_or_insert(part.first);
                         let changes = witness.changes(&part.update);
@@ -618,13 +662,13 @@ impl Replica {
                         continue;
                     }
                 }
-                // Whoever waits for one that is gone waits for the one after it.
+                // A caller that waits for a dropped edit now waits for the next one.
                 part.first = carried.take().unwrap_or(part.first);
                 kept.push(part);
             }
             self.queue.extend(kept, is_trial);
         }
-        // Nothing is compacted before the new document has taken the old one's place.
+        // Nothing is compacted before the new document has replaced the old one.
         (self.slack_bytes, self.compacted) = (usize::MAX, 0);
         if is_waited_for && !is_conflict {
             self.fill_in(&mut document, &remade);
@@ -637,12 +681,12 @@ impl Replica {
         lost
     }
 
-    /// What was sent under names that are given up may wait at the server for what never comes, or may still be on its
-    /// way there. It is never to be seen beside what was made again.
+    /// Operations under names that are given up may be pending on the server, or still in flight.
+    /// They must never become visible beside the edits that were made again.
     fn fill_in(&mut self, document: &mut MeshDocument, remade: &Remade) {
         let known: BTreeMap<u64, u64> = document.clocks().collect();
         for (client, clocks) in remade.operations() {
-            // What comes before is not ours to give up.
+            // The operations before these are not this replica's to give up.
             if clocks.start > known.get(&client).copied().unwrap_or_default() {
                 continue;
             }
@@ -652,7 +696,7 @@ impl Replica {
         }
     }
 
-    /// The number of the last edit.
+    /// The last number in use; 0 if there is none.
     ///
     /// ```
     /// # use meshagent_client::Replica;
@@ -694,7 +738,7 @@ impl Replica {
         self.queue.first().unwrap_or(self.next) - 1
     }
 
-    /// Whether nothing waits for the server.
+    /// Whether the server has acknowledged everything.
     ///
     /// ```
     /// # use meshagent_client::Replica;
@@ -714,7 +758,7 @@ impl Replica {
         self.queue.is_empty()
     }
 
-    /// What is kept with a number beyond this one.
+    /// The kept updates with a number above this one.
     pub(crate) fn edits_after(&self, number: u64) -> impl Iterator<Item = KeptEdit<'_>> {
         let kept = self.queue.after(number);
         kept.map(|one| KeptEdit {
@@ -726,31 +770,32 @@ impl Replica {
         })
     }
 
-    /// How many edits the server has not acknowledged.
+    /// The number of unacknowledged edits.
     pub(crate) fn unsaved_edits(&self) -> u64 {
         self.queue.iter().map(|one| u64::from(one.count)).sum()
     }
 
-    /// Gives up what was refused, without starting over. The document still has it.
+    /// Gives up the refused edits without starting over. The document still contains them.
     pub(crate) fn give_up_refused(&mut self) -> Vec<LostEdit> {
         let refused = self.queue.take_refused().into_iter();
         refused.map(LostEdit::unread).collect()
     }
 
-    /// Whether another document has other content under the names of what was refused, or the
-    /// refused content is not to be sent again for another reason.
+    /// Whether another document has other content under the names of the refused edits, or these
+    /// can't be sent again for another reason.
     pub(crate) fn is_taken_in(&self, other: &MeshDocument) -> bool {
         let is_taken = |update: &[u8]| other.classify(update) == Ok(UpdateKind::Conflict);
         let mut refused = self.queue.refused();
         self.is_overwritten || refused.any(|one| is_taken(&one.update))
     }
 
-    /// What was refused is not given up after all.
+    /// Withdraws refusals: the edits are sent again.
     pub(crate) fn reconsider(&mut self) {
         self.queue.reconsider();
     }
 
-    /// Keeps and applies an update that an earlier program kept, and into which so many edits were merged.
+    /// Applies an update that an earlier program kept, and keeps it. `edits` is the number of edits
+    /// merged into it.
     pub(crate) fn adopt_kept(
         &mut self,
         update: Vec<u8>,
@@ -760,7 +805,7 @@ impl Replica {
         self.document.apply_update(&update)?;
         let first = self.next;
         self.next += u64::from(edits.max(1));
-        // An earlier program may have sent it.
+        // The earlier program may have sent it.
         let kind = match edits {
             0 if is_blank => Kind::Blank,
             0 => Kind::Fill,
@@ -775,17 +820,17 @@ impl Replica {
         Ok(())
     }
 
-    /// How long the updates are that are kept.
+    /// The size of all kept updates in bytes.
     pub(crate) fn queue_bytes(&self) -> usize {
         self.queue.iter().map(|one| one.update.len()).sum()
     }
 
-    /// How many updates are kept, merged or not.
+    /// The number of kept updates, merged or not.
     pub(crate) fn kept(&self) -> usize {
         self.queue.iter().count()
     }
 
-    /// The updates that the server has not acknowledged, oldest first.
+    /// The updates of the unacknowledged edits, oldest first.
     ///
     /// ```
     /// # use meshagent_client::Replica;
@@ -805,7 +850,7 @@ impl Replica {
         edits.map(|one| &one.update[..])
     }
 
-    /// What edits that are made now are marked by.
+    /// Sets the mark of the following edits.
     fn mark(&mut self) -> u64 {
         self.document.mark_edits(self.next);
         self.next
@@ -820,8 +865,8 @@ impl Replica {
         }
     }
 
-    /// Merges the last edits that wait, without what they overwrote themselves: who is offline for long keeps about what is
-    /// left of the edits, not all that they were.
+    /// Merges the last waiting edits, without content that they overwrote themselves. A program
+    /// that is offline for long then keeps roughly the size of the result, not of all edits.
     pub(crate) fn compact(&mut self) {
         let waiting: Vec<&Unsaved> = self
             .queue
@@ -831,7 +876,7 @@ impl Replica {
         let numbers: Vec<u64> = waiting.iter().rev().map(|one| one.number).collect();
         let updates: Vec<&[u8]> = waiting.iter().rev().map(|one| &one.update[..]).collect();
         let mut left_bytes = 0;
-        // They were made here, so they merge; if not, they go one by one.
+        // Updates that were made here can be merged. If not, they are sent one by one.
         let skipped = match self.document.compact_updates(&updates) {
             Ok(Some((skipped, update))) => {
                 left_bytes = update.len();
@@ -856,7 +901,7 @@ mod tests {
 
     use super::Replica;
 
-    /// How many edits are looked at while so many deletions are made, sent and acknowledged.
+    /// How many edits the queue visits while this many deletions are made, sent and acknowledged.
     fn looked_at(deletions: usize) -> u64 {
         let schema = MeshSchema::builtin("document").unwrap();
         let mut replica = Replica::new(MeshDocument::new(schema, 1));

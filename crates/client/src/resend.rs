@@ -1,5 +1,6 @@
-//! What is left in a room's journals is sent without anybody opening its documents: edits of earlier
-//! programs, of other programs that were killed, and of documents that were closed without a connection.
+//! Sends edits that were left in a room's journals, without a handle to their documents: edits of
+//! earlier programs, of other programs that were killed, and of documents closed without a
+//! connection.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,27 +17,29 @@ use crate::journal::{Journals, Unsent};
 use crate::room_client::{Link, WeakRoom};
 use crate::sync_client::SyncClient;
 
-/// How many documents are open for it at once.
+/// How many documents are open for this concurrently.
 const AT_ONCE: usize = 8;
 
-/// The longest time between two tries of one document, and between two lists of the directory. Each
-/// reads a journal, or all of them, as a whole.
+/// The longest pause between two attempts for one document, and between two lists of the directory.
+/// An attempt reads a whole journal, a list all of them.
 const LONGEST: Duration = Duration::from_mins(5);
 
-/// The shortest time between two lists of the directory.
+/// The shortest pause between two lists of the directory.
 const LIST_PAUSE: Duration = Duration::from_mins(1);
 
-/// How long the server may take to open a document, and for each answer in it, before others come first. It doubles with
-/// each try that takes so long: a large edit may need more time to be sent.
+/// How long the server may take to open a document, and for each answer, before other documents
+/// come first. It doubles with each attempt that takes that long, because a large edit may need
+/// more time.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 const LONGEST_PATIENCE: Duration = Duration::from_mins(16);
 
-/// Opens the documents whose journals hold edits that are not acknowledged, a few at a time, while
-/// there is a connection.
+/// Sends the unacknowledged edits in journals, a few documents at a time, while there is a
+/// connection.
 ///
-/// They are found by lists of the directory: now, after reconnects, and from time to time, since
-/// other programs have journals there, too. Those that end here are noted by [`Resends::left`].
+/// The documents are found by listing the directory: at the start, after reconnects, and
+/// periodically, since other programs have journals there, too. Documents closed in this program
+/// are added by [`Resends::left`].
 pub(crate) async fn resend(
     room: WeakRoom,
     journals: Journals,
@@ -48,14 +51,14 @@ pub(crate) async fn resend(
     };
     for _ in 0..AT_ONCE {
         let work = work(room.clone(), journals.resends.clone(), link.clone());
-        // It ends with the room, which waits for it.
+        // The worker ends with the room, which waits for it.
         tasks.spawn(while_in_room(work, link.clone(), closing.clone()));
     }
     let list = list(journals, link.clone());
     while_in_room(list, link, closing).await;
 }
 
-/// Does this until the room is left, or can't be entered any more.
+/// Runs `work` until the room is left or has ended.
 async fn while_in_room(
     work: impl Future<Output = ()>,
     mut link: watch::Receiver<Link>,
@@ -100,13 +103,14 @@ async fn reconnected(link: &mut watch::Receiver<Link>) {
 async fn work(room: WeakRoom, resends: Resends, mut link: watch::Receiver<Link>) {
     loop {
         let next = resends.next().await;
-        // A journal that is open can't be opened by another program, so it is not open for nothing.
+        // Other programs can't open a journal that is open here, so it is only opened with a
+        // connection.
         let is_up =
             link.wait_for(|link| matches!(link, Link::Up(connection) if !connection.is_closed()));
         if is_up.await.is_err() {
             return;
         }
-        // The room is held for no longer than this takes.
+        // The room is not kept alive after this.
         let begun = DocPath::parse(&next.path).ok().and_then(|path| {
             let room = room.upgrade()?;
             SyncClient::new(room).resend(&path, next.patience)
@@ -114,41 +118,41 @@ async fn work(room: WeakRoom, resends: Resends, mut link: watch::Receiver<Link>)
         let since = Instant::now();
         let resent = match begun {
             Some(shared) => shared.resent().await,
-            // Somebody has it open.
+            // A handle has it open.
             None => Resent::Done,
         };
         resends.tried(next, resent, since.elapsed());
     }
 }
 
-/// What became of a document that was opened to send what its journal holds.
+/// The result of opening a document to send the edits in its journal.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Resent {
-    /// All is acknowledged, or somebody has it open.
+    /// Everything is acknowledged, or a handle has the document open.
     Done,
-    /// It is tried again.
+    /// It is retried.
     Later,
-    /// It stays in the journal until somebody opens the document, and learns why.
+    /// The edits stay in the journal until the document is opened, which reports the refusal.
     Refused,
 }
 
-/// The documents whose journals are to be sent. Cheap to clone.
+/// The documents whose journals have edits to send. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Resends(Arc<Inner>);
 
 #[derive(Debug, Default)]
 struct Inner {
     documents: Mutex<Documents>,
-    /// One has come that waits.
+    /// A document was added.
     has_more: Notify,
 }
 
 #[derive(Debug, Default)]
 struct Documents {
-    /// Those that wait, by when they are opened, and by their number: those that were not taken come
+    /// Waiting documents, by the time of the attempt and a sequence number. Retried documents come
     /// after all that were not tried yet.
     waiting: BTreeMap<(Instant, u64), Waiting>,
-    /// All of them, by path.
+    /// All documents, by path.
     known: BTreeMap<String, Known>,
     next: u64,
 }
@@ -161,22 +165,23 @@ struct Waiting {
     patience: Duration,
 }
 
-/// How much a list of the directory found in a journal: how many edits, and how many bytes.
+/// The number of edits and of bytes that a list found in a journal.
 type Size = (u64, u64);
 
 #[derive(Clone, Copy, Debug)]
 enum Known {
     Waiting,
-    /// It is open; `again` says whether it ended with edits in its journal since.
+    /// It is open. `again` records whether it has since been closed with edits in its journal.
     Tried {
         again: bool,
     },
-    /// It is tried again when a list finds something else in its journal: another program has edited it.
+    /// It is tried again when a list finds a different size, since another program has then edited
+    /// it.
     Refused(Option<Size>),
 }
 
 impl Resends {
-    /// A list of the directory has it.
+    /// Adds a document that a list has found.
     fn found(&self, unsent: &Unsent) {
         let size = Some((unsent.edits, unsent.bytes));
         let mut documents = self.lock();
@@ -191,7 +196,7 @@ impl Resends {
         }
     }
 
-    /// Nobody has the document open any more, and its journal holds edits, or may hold some.
+    /// Adds a document that was closed and whose journal has, or may have, edits.
     pub(crate) fn left(&self, path: &str) {
         let mut documents = self.lock();
         match documents.known.get_mut(path) {
@@ -204,7 +209,7 @@ impl Resends {
         }
     }
 
-    /// The next one, when it is time for it.
+    /// Waits for the next document that is due.
     async fn next(&self) -> Waiting {
         loop {
             let first = {
@@ -230,7 +235,7 @@ impl Resends {
         }
     }
 
-    /// One was opened, and has ended after this time.
+    /// Records the result of an attempt, and its duration.
     fn tried(&self, mut one: Waiting, resent: Resent, took: Duration) {
         if took >= one.patience {
             one.patience = LONGEST_PATIENCE.min(one.patience * 2);

@@ -1,4 +1,4 @@
-//! A room, over as many connections as it takes.
+//! A room client: connects to a room and reconnects when the connection breaks.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
@@ -32,12 +32,13 @@ use crate::storage_client::StorageClient;
 use crate::sync_client::SyncClient;
 use crate::trust::Trust;
 
-/// A room: its documents, its files, who is in it. Cheap to clone; lives until the last clone and the last open
-/// document are dropped.
+/// A room: its documents, files and participants. Cheap to clone; the room is left when the last
+/// clone and the last open document are dropped.
 ///
-/// When the connection breaks, it is made again, and documents go on as if nothing had been. The pauses before that are
-/// random, and grow up to ten seconds until a connection has lasted as long. Calls that were under way fail with
-/// [`CallError::Disconnected`], since nobody knows whether they were carried out.
+/// When the connection breaks, the client reconnects, and documents continue on the new connection.
+/// The pauses between attempts are random and grow to ten seconds. They restart at the shortest
+/// after a connection that lasted that long. Calls in flight fail with [`CallError::Disconnected`],
+/// because it is unknown whether they were executed.
 #[derive(Clone, Debug)]
 pub struct RoomClient {
     inner: Arc<Inner>,
@@ -56,7 +57,7 @@ struct Inner {
     ended: CancellationToken,
 }
 
-/// A room that lives no longer for it.
+/// A reference to a room that does not keep it open.
 #[derive(Clone, Debug)]
 pub(crate) struct WeakRoom(Weak<Inner>);
 
@@ -67,33 +68,34 @@ impl WeakRoom {
     }
 }
 
-/// The connection of the moment.
+/// The current connection, or why there is none.
 #[derive(Clone, Debug)]
 pub(crate) enum Link {
     Down,
-    /// Not connected, because no token could be had; the function is called again.
+    /// Not connected, because the token function failed; it is called again.
     NoToken(String),
     Up(Connection),
-    /// There will be none any more.
+    /// The client will not connect again.
     Ended(RoomEnd),
 }
 
-/// Why a room has no connection, and none is tried any more.
+/// Why a room's client no longer connects.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RoomEnd {
-    /// By [`RoomClient::close`].
+    /// The room was left with [`RoomClient::close`], or its last handle was dropped.
     #[error("the room was left")]
     Left,
-    /// The server does not let us in, and will not by itself: the token is no longer good, or the room is gone.
+    /// The server refuses the connection, and a retry does not help: the token is no longer valid,
+    /// or the room does not exist.
     #[error("the server refuses the connection with status {status}: {text}")]
     Refused {
-        /// The HTTP status.
+        /// The HTTP status code.
         status: u16,
-        /// What the server says.
+        /// The server's explanation.
         text: String,
     },
-    /// There is no way into a room with what was given.
+    /// A setting is missing or invalid, or there is no token.
     #[error("{0}")]
     Setting(String),
     /// The room's task panicked, or its runtime has shut down.
@@ -112,7 +114,8 @@ impl From<&ConnectError> for RoomEnd {
             | ConnectError::InvalidUrl
             | ConnectError::Setting(_)
             | ConnectError::Token(_) => Self::Setting(error.to_string()),
-            // These end only the first try, of which `connect` tells; nobody has the room.
+            // These errors end a room only during the first attempt. `connect` then returns the
+            // error, and no handle of the room exists.
             ConnectError::Closed
             | ConnectError::Http(_)
             | ConnectError::Io(_)
@@ -121,38 +124,38 @@ impl From<&ConnectError> for RoomEnd {
     }
 }
 
-/// Whether there is a connection.
+/// The state of a room's connection.
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum RoomStatus {
-    /// There is one.
+    /// The room is connected.
     Connected,
-    /// There is none; another one is being tried.
+    /// The room is not connected; the client tries to connect.
     Reconnecting,
-    /// There is none, because the function given to [`RoomBuilder::token_with`] failed or panicked. It is called again
-    /// with back-off, after at most ten seconds.
+    /// The room is not connected, because the function given to [`RoomBuilder::token_with`] failed
+    /// or panicked. It is called again with back-off, after at most ten seconds.
     NoToken {
         /// The function's error with its causes, or the text of its panic.
         reason: String,
     },
-    /// There is none, and none is tried any more.
+    /// The room is not connected, and the client no longer tries to connect.
     Ended {
-        /// Why.
+        /// Why the room has ended.
         reason: String,
     },
 }
 
-/// This client, as others in the room see it. Another connection is another participant.
+/// This client, as other participants see it. Each connection is a new participant.
 #[derive(Clone, PartialEq, Debug)]
 #[non_exhaustive]
 pub struct LocalParticipant {
-    /// Unique per connection.
+    /// The participant's id, unique per connection.
     pub id: String,
-    /// As they were at the beginning of the connection.
+    /// The participant's attributes at the start of the connection.
     pub attributes: Map<String, Value>,
 }
 
-/// How a room is found and entered.
+/// The settings of a room client. [`connect`](Self::connect) enters the room.
 #[derive(Clone, Debug)]
 pub struct RoomBuilder {
     api_url: Option<String>,
@@ -166,7 +169,8 @@ pub struct RoomBuilder {
 }
 
 impl RoomClient {
-    /// How a room is found and entered: by its server and name, and a token or a key.
+    /// Returns a builder. It needs the server and the room's name, or the room's URL, and a token
+    /// or a key.
     ///
     /// ```
     /// # use meshagent_client::RoomClient;
@@ -194,12 +198,12 @@ impl RoomClient {
         }
     }
 
-    /// Enters the room that the environment names, as `meshagent room connect` sets it: `MESHAGENT_API_URL` (or
-    /// `MESHAGENT_ROOM_URL`), `MESHAGENT_ROOM` and `MESHAGENT_TOKEN`.
+    /// Enters the room that the environment names, as set by `meshagent room connect`:
+    /// `MESHAGENT_API_URL` (or `MESHAGENT_ROOM_URL`), `MESHAGENT_ROOM` and `MESHAGENT_TOKEN`.
     ///
     /// # Errors
     ///
-    /// When a variable is missing, or as [`RoomBuilder::connect`].
+    /// If a variable is missing, or as [`RoomBuilder::connect`].
     ///
     /// ```
     /// # use meshagent_client::ConnectError;
@@ -231,7 +235,7 @@ impl RoomClient {
         &self.inner.room_name
     }
 
-    /// Who we are, while there is a connection.
+    /// This client as a participant; `None` while there is no connection.
     ///
     /// ```
     /// # meshagent_testing::in_room(async |room| {
@@ -248,7 +252,7 @@ impl RoomClient {
         })
     }
 
-    /// Whether there is a connection now.
+    /// The current state of the connection.
     ///
     /// ```
     /// # use meshagent_client::RoomStatus;
@@ -261,7 +265,7 @@ impl RoomClient {
         status(&self.inner.link.borrow())
     }
 
-    /// Follows the status from now on.
+    /// Subscribes to changes of the status from now on.
     ///
     /// ```
     /// # use meshagent_client::RoomStatus;
@@ -274,15 +278,15 @@ impl RoomClient {
     /// ```
     pub fn status_changes(&self) -> StatusReceiver {
         let mut link = self.inner.link.clone();
-        // Ours has never been looked at in this way, so all that it holds would count as new.
+        // This receiver has not seen the current value, which would otherwise count as a change.
         link.mark_unchanged();
         StatusReceiver {
             link: WatchStream::from_changes(link),
         }
     }
 
-    /// Subscribes to what happens in the room from now on, over all connections to come. Between two of them something
-    /// may be missed, which [`RoomEvent::Disconnected`] tells.
+    /// Subscribes to the room's events from now on, across reconnects. Events between two
+    /// connections are missed; [`RoomEvent::Disconnected`] marks each such gap.
     ///
     /// ```
     /// # use meshagent_client::RoomEvent;
@@ -304,7 +308,7 @@ impl RoomClient {
         EventReceiver::new(self.inner.events.subscribe())
     }
 
-    /// The toolkit `sync`: live documents.
+    /// The `sync` toolkit: live documents.
     ///
     /// ```
     /// # meshagent_testing::in_room(async |room| {
@@ -317,7 +321,7 @@ impl RoomClient {
         SyncClient::new(self.clone())
     }
 
-    /// The toolkit `storage`: files.
+    /// The `storage` toolkit: files.
     ///
     /// ```
     /// # meshagent_testing::in_room(async |room| {
@@ -330,11 +334,12 @@ impl RoomClient {
         StorageClient::over(self.clone())
     }
 
-    /// Calls a tool and waits for its answer; for a connection first, if there is none.
+    /// Calls a tool and waits for its answer. Without a connection, waits for one first.
     ///
     /// # Errors
     ///
-    /// When the server refuses, the connection breaks meanwhile, or there will be none any more.
+    /// If the server refuses the call, the connection breaks before the answer, or the room has
+    /// ended.
     ///
     /// ```
     /// # use meshagent_protocol::Content;
@@ -358,11 +363,12 @@ impl RoomClient {
             .await
     }
 
-    /// The connection of the moment, waited for if there is none. It ends when its socket does.
+    /// The current connection. Without one, waits until the client is connected. A `Connection`
+    /// ends with its socket.
     ///
     /// # Errors
     ///
-    /// When there will be none any more, with the reason.
+    /// If the room has ended; the error says why.
     ///
     /// ```
     /// # meshagent_testing::in_room(async |room| {
@@ -385,14 +391,16 @@ impl RoomClient {
         }
     }
 
-    /// Leaves the room: waits, for some seconds at most, until what was edited is saved, and closes the connection. Without a
-    /// connection it waits only until what was edited is in the journals, if there are any.
-    /// Documents that are still open end. Returns those that ended, now or before, with edits that the server has not
-    /// acknowledged; nothing, if all is well.
+    /// Leaves the room. Waits up to ten seconds until all edits are saved, then ends the open
+    /// documents and closes the connection. Without a connection, it waits only until the edits are
+    /// in the journals, if there are any.
+    ///
+    /// Returns the documents that ended with unacknowledged edits, now or earlier. The list is
+    /// empty if the server has acknowledged everything.
     ///
     /// # Cancel safety
     ///
-    /// When dropped, the room is left all the same; another call waits for it.
+    /// If dropped, the room is still left; another call waits for it.
     ///
     /// ```
     /// # use meshagent_document::Target;
@@ -412,14 +420,16 @@ impl RoomClient {
         self.inner.given_up.list()
     }
 
-    /// The edits that the server has not acknowledged: of documents that are open, and in the journals of this room that
-    /// this and earlier programs left in the directory ([`RoomBuilder::offline`]). Those are sent by themselves while this
-    /// client is in the room. What the server refuses stays in its journal until the document is opened, which reports it.
+    /// The edits that the server has not acknowledged: those of open documents, and those in this
+    /// room's journals ([`RoomBuilder::offline`]), which this and earlier programs left in the
+    /// directory. The client sends the latter automatically while it is in the room. An edit that
+    /// the server refuses stays in its journal until the document is opened, which reports the
+    /// refusal.
     ///
     /// # Errors
     ///
-    /// When the directory or a journal can't be read, or a journal is damaged. A damaged one was set aside then, and the
-    /// next call goes on without it.
+    /// If the directory or a journal can't be read, or a journal is damaged. A damaged journal is
+    /// then set aside, and the next call ignores it.
     ///
     /// ```
     /// # use meshagent_document::Target;
@@ -443,7 +453,7 @@ impl RoomClient {
             .into_iter()
             .map(|unsent| (unsent.path.clone(), unsent))
             .collect();
-        // One that is being loaded has all in its journal.
+        // A document that is still loading has all its edits in its journal.
         let documents = self.live_documents();
         for shared in documents.iter().filter(|shared| shared.has_begun()) {
             all.remove(&shared.path);
@@ -454,8 +464,8 @@ impl RoomClient {
         Ok(all.into_values().collect())
     }
 
-    /// Whether what is edited in this room outlives the program: [`Failing`](JournalStatus::Failing) if that is so for one of
-    /// the open documents.
+    /// Whether edits in this room survive the program: [`Failing`](JournalStatus::Failing) if the
+    /// journal of any open document can't be written.
     ///
     /// ```
     /// use meshagent_client::JournalStatus;
@@ -483,7 +493,8 @@ impl RoomClient {
             let documents = documents.lock().unwrap_or_else(PoisonError::into_inner);
             documents.values().filter_map(Weak::upgrade).collect()
         };
-        // Not under the map's lock: whoever edits one of them may look for another.
+        // Not under the map's lock: an edit closure holds its document's lock and may look up
+        // another document.
         live.retain(|shared| !shared.is_ended());
         live
     }
@@ -504,7 +515,7 @@ impl RoomClient {
         self.inner.closing.clone()
     }
 
-    /// Where documents are journalled.
+    /// The room's journals; `None` without a directory.
     pub(crate) fn journals(&self) -> Option<Journals> {
         self.inner.journals.clone()
     }
@@ -540,18 +551,19 @@ fn status(link: &Link) -> RoomStatus {
     }
 }
 
-/// Follows the status of a room, by [`changed`](Self::changed) or as a `Stream`.
+/// A subscription to the status of a room, read with [`changed`](Self::changed) or as a `Stream`.
 #[derive(Debug)]
 pub struct StatusReceiver {
     link: WatchStream<Link>,
 }
 
 impl StatusReceiver {
-    /// The status after its next change; `None` once the room was left.
+    /// Waits for a change and returns the current status; `None` once the room has ended and its
+    /// last status was returned.
     ///
     /// # Cancel safety
     ///
-    /// Nothing is lost but what was changed back meanwhile.
+    /// No change is lost. Only the latest status is kept, so intermediate ones may be skipped.
     ///
     /// ```
     /// use meshagent_client::RoomStatus;
@@ -578,11 +590,12 @@ impl Stream for StatusReceiver {
 }
 
 impl RoomBuilder {
-    /// What the environment says, to be changed before it is used.
+    /// Reads the settings from the environment variables that [`RoomClient::from_env`] names. They
+    /// can be changed before [`connect`](Self::connect).
     ///
     /// # Errors
     ///
-    /// When a variable is not text.
+    /// If a variable is not valid Unicode.
     ///
     /// ```
     /// # use meshagent_client::RoomBuilder;
@@ -615,7 +628,7 @@ impl RoomBuilder {
         })
     }
 
-    /// The server, for instance `http://127.0.0.1:8080`.
+    /// The server's URL, for instance `http://127.0.0.1:8080`.
     ///
     /// ```
     /// # use meshagent_client::RoomClient;
@@ -648,7 +661,8 @@ impl RoomBuilder {
         self
     }
 
-    /// The room's address, for instance `ws://127.0.0.1:8080/rooms/my-room`, in place of server and name.
+    /// The room's URL, for instance `ws://127.0.0.1:8080/rooms/my-room`, instead of server and
+    /// name.
     ///
     /// ```
     /// # use meshagent_client::RoomClient;
@@ -665,7 +679,7 @@ impl RoomBuilder {
         self
     }
 
-    /// The participant token to enter with.
+    /// The participant token.
     ///
     /// ```
     /// # use meshagent_client::ConnectError;
@@ -686,10 +700,12 @@ impl RoomBuilder {
 
     /// Sets an async function that returns a participant token, for tokens that expire.
     ///
-    /// The function is called before the first connection, and again whenever the last token has expired or was refused.
-    /// It has 30 seconds. If it fails, panics or takes longer, it is called again with back-off, and meanwhile the status
-    /// is [`RoomStatus::NoToken`]. The first call is different: its failure is the error of [`connect`](Self::connect),
-    /// unless [`offline`](Self::offline) is set. The room ends when the server refuses three tokens in a row.
+    /// The function is called before the first connection, and again whenever the last token has
+    /// expired or was refused. It has 30 seconds. If it fails, panics or takes longer, it is called
+    /// again with back-off, and meanwhile the status is [`RoomStatus::NoToken`]. The first call is
+    /// different: its failure is the error of [`connect`](Self::connect), unless
+    /// [`offline`](Self::offline) is set. The room ends when the server refuses three tokens in a
+    /// row.
     ///
     /// ```
     /// # use meshagent_client::RoomClient;
@@ -718,8 +734,9 @@ impl RoomBuilder {
         self
     }
 
-    /// The project's id, which is part of the name of each journal ([`offline`](Self::offline)). A token or key contains
-    /// it; with [`token_with`](Self::token_with), `offline` requires this setting.
+    /// The project's id, which is part of the name of each journal ([`offline`](Self::offline)). A
+    /// token or key contains it; with [`token_with`](Self::token_with), `offline` requires this
+    /// setting.
     ///
     /// ```
     /// use meshagent_client::RoomClient;
@@ -733,12 +750,12 @@ impl RoomBuilder {
         self
     }
 
-    /// The project's key, to sign a token for `identity` that may do everything in the room. For programs of the
-    /// project itself: whoever has the key may enter as anybody.
+    /// The project's key. Each connection signs a token for `identity` with all rights in the room.
+    /// This is for the project's own programs: the key lets a program enter as any participant.
     ///
     /// # Errors
     ///
-    /// When it is no key.
+    /// If the text is not a valid key.
     ///
     /// ```
     /// # use meshagent_client::RoomClient;
@@ -757,11 +774,12 @@ impl RoomBuilder {
         Ok(self)
     }
 
-    /// How often the server is pinged while nothing comes from it; 20 seconds unless this is called. A connection on
-    /// which nothing comes for two and a half times as long is lost, and made again: a NAT has forgotten it, or a
-    /// network is gone without a word. So is one after this machine was suspended for as long.
+    /// How often a silent server is pinged; 20 seconds by default. A connection on which nothing
+    /// arrives for two and a half intervals counts as lost, and the client reconnects: a NAT may
+    /// have dropped the connection, or the network may have disappeared. The same applies after
+    /// this machine was suspended for that long.
     ///
-    /// Less than four milliseconds count as four.
+    /// The shortest interval is four milliseconds; shorter values are rounded up.
     ///
     /// ```
     /// use std::time::Duration;
@@ -778,13 +796,13 @@ impl RoomBuilder {
         self
     }
 
-    /// Trusts these authorities as well, of a file in PEM format, for a server whose certificate is of one's own
-    /// making. Without it, an `https://` or `wss://` server needs a certificate of an authority that this machine
-    /// trusts.
+    /// Also trusts the certificate authorities in this PEM file, for a server with a certificate
+    /// from a private authority. By default, an `https://` or `wss://` server needs a certificate
+    /// from an authority that this machine trusts.
     ///
     /// # Errors
     ///
-    /// When there is no certificate in it.
+    /// If a certificate can't be parsed, or there is none.
     ///
     /// ```
     /// use meshagent_client::RoomClient;
@@ -797,13 +815,13 @@ impl RoomBuilder {
         Ok(self)
     }
 
-    /// Stores a journal of each document in this directory. Documents can then be opened and edited without a connection,
-    /// and edits that are unacknowledged when the program ends are sent when it runs again. A document in a directory can
-    /// be open in one program at a time.
+    /// Stores a journal of each document in this directory. Documents can then be opened and edited
+    /// without a connection, and edits that are unacknowledged when the program ends are sent when
+    /// it runs again. A document in a directory can be open in one program at a time.
     ///
     /// A separate thread writes the journals, usually within milliseconds of an edit.
-    /// [`LiveDocument::journaled`](crate::LiveDocument::journaled) waits until edits are on stable storage, and
-    /// [`close`](RoomClient::close) until the thread has finished.
+    /// [`LiveDocument::journaled`](crate::LiveDocument::journaled) waits until edits are on stable
+    /// storage, and [`close`](RoomClient::close) until the thread has finished.
     ///
     /// ```
     /// # use meshagent_client::RoomClient;
@@ -829,16 +847,16 @@ impl RoomBuilder {
         self
     }
 
-    /// Enters the room. With [`offline`](Self::offline), a server that can't be reached is waited for in the
-    /// background.
+    /// Enters the room. With [`offline`](Self::offline), this returns without waiting for the
+    /// server, and the client connects in the background.
     ///
     /// # Errors
     ///
-    /// When something is missing, the server can't be reached or refuses.
+    /// If a setting is missing, or the server can't be reached or refuses the connection.
     ///
     /// # Cancel safety
     ///
-    /// When dropped, the connection is closed.
+    /// If dropped, the connection is closed.
     ///
     /// ```
     /// # use meshagent_client::RoomClient;
@@ -888,7 +906,8 @@ impl RoomBuilder {
             events: events.clone(),
             tasks: tasks.clone(),
             closing: closing.clone(),
-            // Without a journal the caller has nothing to do but to wait, and is told.
+            // Without a journal, nothing can be done before the first connection: `connect` waits
+            // for it.
             first: (!is_offline).then_some(first),
             writer,
             url,
@@ -896,7 +915,7 @@ impl RoomBuilder {
             ping_interval: self.ping_interval,
         };
         let done = ended.clone().drop_guard();
-        // It ends with the last handle, which cancels `closing`, and `close` waits for it.
+        // The task ends with the last handle, which cancels `closing`. `close` waits for its end.
         tokio::spawn(async move {
             let _done = done;
             supervisor.run().await;
@@ -948,7 +967,7 @@ impl RoomBuilder {
     }
 }
 
-/// Keeps a connection.
+/// Keeps a room connected.
 struct Supervisor {
     url: String,
     tokens: Tokens,
@@ -969,13 +988,13 @@ impl Supervisor {
         let end = tokio::select! {
             end = catch_panic(self.keep_connected(&mut backoff)) => end.unwrap_or_else(RoomEnd::Failed),
             () = closing.cancelled() => {
-                // Documents use what connection there is to save what is not saved yet.
+                // Documents use the current connection to save their remaining edits.
                 self.tasks.close();
                 let _in_time = tokio::time::timeout(LINGER, self.tasks.wait()).await;
                 RoomEnd::Left
             }
         };
-        // Who waits for the first connection learns that there is none.
+        // `connect`, which may still wait for the first connection, learns that there is none.
         self.first = None;
         let link = self.link.send_replace(Link::Ended(end));
         if let Link::Up(connection) = link {
@@ -983,13 +1002,14 @@ impl Supervisor {
         }
         self.tasks.close();
         let _in_time = tokio::time::timeout(LINGER, self.tasks.wait()).await;
-        // Dropping it waits until the rest is written. A runtime that ends meanwhile waits for that, too.
+        // Dropping the writer blocks until everything is written. A runtime that shuts down waits
+        // for the blocking thread, too.
         let writer = self.writer.take();
         let written = tokio::task::spawn_blocking(move || drop(writer));
         let _in_time = tokio::time::timeout(LINGER, written).await;
     }
 
-    /// Returns why there will be no connection any more.
+    /// Connects and reconnects. Returns why there will be no further connection.
     async fn keep_connected(&mut self, backoff: &mut Backoff) -> RoomEnd {
         loop {
             let token = match self.tokens.next().await {
@@ -1039,21 +1059,21 @@ impl Supervisor {
         }
     }
 
-    /// Hands events on until the connection is gone.
+    /// Forwards the connection's events to the room's subscribers until the connection ends.
     async fn forward_events(&self, connection: &Connection) {
         let mut events = connection.subscribe();
         loop {
             tokio::select! {
                 event = events.recv() => match event {
                     Some(Ok(event)) => {
-                        // Nobody has to listen.
+                        // An error only means that there are no subscribers.
                         let _listeners = self.events.send(event);
                     }
                     Some(Err(_missed)) => {}
                     None => return,
                 },
                 () = connection.closed() => {
-                    // What was said last.
+                    // Events that arrived before the connection ended.
                     while let Some(Ok(event)) = events.recv().await {
                         let _listeners = self.events.send(event);
                     }
@@ -1066,7 +1086,8 @@ impl Supervisor {
 
 impl Drop for Supervisor {
     fn drop(&mut self) {
-        // It is dropped before its end only with its runtime, or by a panic. No connection will come.
+        // The supervisor is dropped before its end only with its runtime or by a panic. There will
+        // be no connection.
         self.link.send_if_modified(|link| {
             let has_ended = matches!(link, Link::Ended(_));
             if !has_ended {
@@ -1077,12 +1098,12 @@ impl Drop for Supervisor {
     }
 }
 
-/// An error with its causes.
+/// The texts of an error and its causes, joined by colons.
 fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let causes = std::iter::successors(Some(error), |error| error.source());
     let causes: Vec<String> = causes.map(ToString::to_string).collect();
     causes.join(": ")
 }
 
-/// How long a server may take to let us in.
+/// How long the server may take to accept a connection.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(30);

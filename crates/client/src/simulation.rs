@@ -1,8 +1,8 @@
-//! A live document without task, thread and files, for tests only: whoever drives it carries its updates and answers, and
-//! says when its journal is written.
+//! A live document without a task, threads and files, for tests only. The test carries its updates
+//! and answers, and decides when its journal is written.
 //!
-//! [`SimDocument`] is made of the parts that serve programs: the document's task decides what becomes of an answer and
-//! of the state with which a stream begins, the same journal is written, as bytes in memory, and read again.
+//! [`SimDocument`] consists of the parts that programs use. The document's task handles answers and
+//! the state at the start of a stream. The journal has the same format, but is in memory.
 
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ use crate::room_client::Link;
 use crate::sync_calls;
 use crate::sync_client::nothing;
 
-/// See the [module's text](self).
+/// A simulated live document; see the [module](self).
 #[derive(Debug)]
 pub struct SimDocument {
     task: DocumentTask,
@@ -30,26 +30,27 @@ pub struct SimDocument {
     journal: Vec<u8>,
 }
 
-/// What a write did to a journal.
+/// The effect of a write on a journal.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub enum SimWrite {
-    /// More records stand at its end.
+    /// Records were appended.
     Appended,
     /// The disk was full.
     Failed,
-    /// There was nothing to be written.
+    /// There was nothing to write.
     Nothing,
-    /// It was written as a whole.
+    /// The journal was replaced.
     Rewritten,
 }
 
 impl SimDocument {
-    /// A document with the journal that an earlier program left, which may be empty. It takes client ids from this one on.
+    /// Opens a document with the journal of an earlier program, which may be empty. New client ids
+    /// start at `client_id`.
     ///
     /// # Errors
     ///
-    /// When the journal is damaged, with the reason.
+    /// If the journal is damaged; the text is the reason.
     pub fn new(path: &DocPath, journal: Vec<u8>, client_id: u64) -> Result<Self, String> {
         let room = RoomKey {
             project: "simulation".to_owned(),
@@ -77,7 +78,7 @@ impl SimDocument {
                 patience: crate::resend::PATIENCE,
                 is_fresh,
                 was_open: !is_fresh,
-                // Time stands still here.
+                // The simulation does not advance the real clock.
                 conflicts: Conflicts::new(Duration::ZERO),
                 mismatches: 0,
                 client_ids: ClientIds::From(client_id + 1),
@@ -86,36 +87,36 @@ impl SimDocument {
         })
     }
 
-    /// Whether there is something to be seen and edited.
+    /// Whether the content is available and can be edited.
     pub fn has_begun(&self) -> bool {
         self.task.shared.has_begun()
     }
 
-    /// Looks at the document.
+    /// Reads the document.
     pub fn read<R>(&self, read: impl FnOnce(&MeshDocument) -> R) -> R {
         read(self.task.shared.lock().replica.document())
     }
 
-    /// Edits it; a panic of the closure is passed on.
+    /// Edits the document. A panic of the closure is resumed.
     pub fn edit_with(&mut self, edit: impl FnOnce(&mut MeshDocument) -> Vec<Vec<u8>>) {
         self.task.shared.edit_with(edit);
     }
 
-    /// Adds to a start chunk what of the document is here.
+    /// Describes the local content in a start chunk.
     pub fn describe(&self, start: &mut SyncOpenStart) {
         self.task.describe(start);
     }
 
-    /// Whether the next stream begins with the server's state alone.
+    /// Whether the next stream starts over from the server's state.
     pub fn is_fresh(&self) -> bool {
         self.task.is_fresh
     }
 
-    /// A stream begins, with this answer to the start chunk, and this state.
+    /// Starts a stream with the server's answer to the start chunk, its schema and its state.
     ///
     /// # Errors
     ///
-    /// When the state can't be read.
+    /// If the state can't be read.
     pub fn begin(&mut self, answer: &Content, schema: &Value, state: &[u8]) -> Result<(), String> {
         let identity = sync_calls::identity(answer);
         let server_vector = sync_calls::server_vector(answer);
@@ -127,11 +128,11 @@ impl SimDocument {
         })
     }
 
-    /// An update came from the server.
+    /// Applies an update from the server.
     ///
     /// # Errors
     ///
-    /// When it can't be read.
+    /// If the update can't be read.
     pub fn received(&mut self, update: &[u8]) -> Result<(), String> {
         self.task.received(update)
     }
@@ -141,7 +142,7 @@ impl SimDocument {
         self.task.shared.lock().next_to_send()
     }
 
-    /// What was sent with this number is answered. Returns whether the stream goes on.
+    /// Handles the answer to the update with this number. Returns whether the stream continues.
     pub fn answered(&mut self, number: u64, content: Content) -> bool {
         let answer = match content {
             Content::Error { code, text, .. } => Err(CallError::Refused { code, text }),
@@ -155,23 +156,23 @@ impl SimDocument {
         false
     }
 
-    /// The stream has ended.
+    /// Ends the stream.
     pub fn stream_ended(&mut self) {
         self.task.shared.lock().replica.unsent();
     }
 
-    /// Whether nothing waits for the server.
+    /// Whether the server has acknowledged everything.
     pub fn is_saved(&self) -> bool {
         self.task.shared.lock().replica.is_saved()
     }
 
-    /// The edits that the server has not acknowledged: their updates, merged or not.
+    /// The updates of the unacknowledged edits, merged or not.
     pub fn unsaved(&self) -> Vec<Vec<u8>> {
         let state = self.task.shared.lock();
         state.replica.unsaved().map(<[u8]>::to_vec).collect()
     }
 
-    /// Whether the journal holds edits that are not acknowledged.
+    /// Whether the journal has unacknowledged edits.
     pub fn has_journaled_edits(&self) -> bool {
         let written = self.task.shared.written();
         let state = self.task.shared.lock();
@@ -179,12 +180,12 @@ impl SimDocument {
         first.is_some_and(|one| one.number <= written)
     }
 
-    /// The next event.
+    /// The next event; `None` if there is none.
     pub fn poll_event(&mut self) -> Option<DocumentEvent> {
         self.changes.try_recv()
     }
 
-    /// Writes to the journal what is to be written, unless the disk is full.
+    /// Writes the pending changes to the journal, unless the disk is full.
     pub fn write(&mut self, is_full: bool) -> SimWrite {
         let Some(batch) = self.task.shared.next_batch(false) else {
             return SimWrite::Nothing;
@@ -238,7 +239,7 @@ mod tests {
             begun.unwrap();
         }
 
-        /// Sends an update, which the server refuses as a conflict. The stream ends by that.
+        /// Sends an update, which the server refuses as a conflict. This ends the stream.
         fn refuse(&mut self) {
             let next = self.document.next_to_send().expect("there is an edit");
             let conflict = Content::error(ErrorCode::Conflict, "somebody else writes with it now");
@@ -253,7 +254,7 @@ mod tests {
 
     #[test]
     fn conflict_is_compared_with_the_server_however_long_that_takes() {
-        // By the clock of the simulation, every conflict has lasted too long.
+        // The simulation has no patience: every conflict counts as too old.
         let mut opened = Opened::new();
         opened.document.edit_with(|document| {
             let tea = json!({ "body": { "text": "茶" } });
@@ -265,7 +266,7 @@ mod tests {
             assert_eq!(opened.document.is_fresh(), conflict == 4);
             opened.open();
         }
-        // The server has no other content under the edit's names, so it is sent once more.
+        // The server has no other content under the edit's names, so it is sent again.
         assert_eq!(opened.children(), 1);
         opened.refuse();
         opened.open();

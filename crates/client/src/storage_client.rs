@@ -1,4 +1,4 @@
-//! The toolkit `storage`: files and folders of a room.
+//! The `storage` toolkit: files and folders of a room.
 
 use bytes::Bytes;
 use meshagent_protocol::storage::{
@@ -11,20 +11,20 @@ use crate::connection::{CallError, Connection};
 use crate::room_client::RoomClient;
 use crate::stream::StreamEnd;
 
-/// Lists, reads and writes the files of a room; documents are among them.
+/// Lists, reads and writes the files of a room, including documents.
 #[derive(Clone, Debug)]
 pub struct StorageClient {
     caller: Caller,
 }
 
-/// Who carries the calls.
+/// The connection for calls: a fixed one, or the current one of a room.
 #[derive(Clone, Debug)]
 enum Caller {
     One(Connection),
     Room(RoomClient),
 }
 
-/// A file with its content.
+/// A downloaded file.
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct DownloadedFile {
@@ -56,11 +56,11 @@ impl StorageClient {
         }
     }
 
-    /// Whether there is a file or folder.
+    /// Whether a file or folder exists.
     ///
     /// # Errors
     ///
-    /// When the server refuses.
+    /// If the path is invalid, or the server refuses.
     ///
     /// ```
     /// # meshagent_testing::in_room(async |room| {
@@ -76,11 +76,11 @@ impl StorageClient {
         Ok(parse_exists(&answer.await?)?)
     }
 
-    /// What is known about a file or folder; `None` if there is none.
+    /// The metadata of a file or folder; `None` if it does not exist.
     ///
     /// # Errors
     ///
-    /// When the server refuses.
+    /// If the path is invalid, or the server refuses.
     ///
     /// ```
     /// # meshagent_testing::in_room(async |room| {
@@ -96,11 +96,11 @@ impl StorageClient {
         Ok(parse_stat(&answer.await?)?)
     }
 
-    /// What is in a folder.
+    /// The entries of a folder.
     ///
     /// # Errors
     ///
-    /// When the server refuses.
+    /// If the path is invalid, or the server refuses.
     ///
     /// ```
     /// # meshagent_testing::in_room(async |room| {
@@ -116,11 +116,12 @@ impl StorageClient {
         Ok(parse_list(&answer.await?)?)
     }
 
-    /// Deletes a file, or a folder with all that is in it if `recursive`.
+    /// Deletes a file, or a folder; with `recursive` also one that is not empty.
     ///
     /// # Errors
     ///
-    /// When the server refuses, for instance because the folder is not empty (code 3002).
+    /// If the path is invalid, or the server refuses, for instance because the folder is not empty
+    /// (code 3002).
     ///
     /// ```
     /// # meshagent_testing::in_room(async |room| {
@@ -139,11 +140,12 @@ impl StorageClient {
         Ok(())
     }
 
-    /// Gives a file or folder another path.
+    /// Moves a file or folder to another path.
     ///
     /// # Errors
     ///
-    /// When the server refuses, for instance because the path is taken (code 3005).
+    /// If a path is invalid, or the server refuses, for instance because the destination exists
+    /// (code 3005).
     ///
     /// ```
     /// # meshagent_testing::in_room(async |room| {
@@ -168,11 +170,11 @@ impl StorageClient {
         Ok(())
     }
 
-    /// An address that serves the file to a plain GET, for a while.
+    /// A URL that serves the file to a plain GET for a limited time.
     ///
     /// # Errors
     ///
-    /// When the server refuses.
+    /// If the path is invalid, or the server refuses.
     ///
     /// ```
     /// # meshagent_testing::in_room(async |room| {
@@ -195,7 +197,8 @@ impl StorageClient {
     ///
     /// # Errors
     ///
-    /// When the server refuses, for instance because the file exists and `overwrite` is false.
+    /// If the path is invalid, or the server refuses, for instance because the file exists and
+    /// `overwrite` is false.
     ///
     /// ```
     /// # meshagent_testing::in_room(async |room| {
@@ -243,11 +246,12 @@ impl StorageClient {
         ))
     }
 
-    /// Reads a file.
+    /// Reads a file into memory.
     ///
     /// # Errors
     ///
-    /// When the server refuses, for instance because there is no file (code 3001).
+    /// If the path is invalid, or the server refuses, for instance because the file does not exist
+    /// (code 3001).
     ///
     /// ```
     /// # meshagent_testing::in_room(async |room| {
@@ -331,5 +335,5 @@ fn call_error(end: StreamEnd) -> CallError {
     }
 }
 
-/// How many bytes go in one chunk: large enough to be few, small enough to share the connection.
+/// Bytes in one chunk: large enough to need few, small enough to share the connection.
 const DEFAULT_CHUNK_BYTES: u64 = 256 * 1024;

@@ -1,4 +1,4 @@
-//! One streamed call, as its user holds it.
+//! The handle of a streamed call.
 
 use meshagent_protocol::{Content, InvalidRequest, StreamError, StreamId};
 use tokio::sync::{mpsc, oneshot};
@@ -8,9 +8,9 @@ use crate::driver::{Answer, Command};
 
 /// A streamed call: chunks in both directions until either side closes.
 ///
-/// Up to 1,024 chunks wait to be received. A stream that falls further behind is closed, with
-/// [`StreamEnd::Lagged`]: the connection's other streams and calls must not wait for it. Dropping
-/// the handle closes the call.
+/// Up to 1,024 chunks wait to be received. A stream that falls further behind is closed with
+/// [`StreamEnd::Lagged`], so that it does not delay the connection's other streams and calls.
+/// Dropping the handle closes the call.
 #[derive(Debug)]
 pub struct StreamHandle {
     sender: StreamSender,
@@ -25,20 +25,20 @@ enum EndOfStream {
     Unknown(oneshot::Receiver<Result<(), StreamEnd>>),
 }
 
-/// Why a stream ended, other than by a close.
+/// Why a stream ended other than by a close.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StreamEnd {
     /// The connection is gone.
     #[error("the connection is gone, connect again")]
     Disconnected,
-    /// Too many chunks were not received in time.
+    /// Too many chunks were waiting to be received.
     #[error("the stream fell too far behind and was closed, open it again")]
     Lagged,
     /// The server ended the call.
     #[error(transparent)]
     Refused(#[from] StreamError),
-    /// The peer sent a chunk that can't be read.
+    /// The server sent a chunk that can't be read.
     #[error("what was sent can't be read: {0}")]
     Unreadable(InvalidRequest),
 }
@@ -59,20 +59,20 @@ impl StreamHandle {
         }
     }
 
-    /// What the server answered the first chunk by: `empty`, or `json` if it had something to say.
+    /// The server's answer to the first chunk: `empty`, or `json` with a notice.
     pub(crate) fn first_answer(&self) -> &Content {
         &self.answer
     }
 
-    /// The next chunk of the server; `None` once the server has closed the call.
+    /// The next chunk from the server; `None` once the server has closed the call.
     ///
     /// # Errors
     ///
-    /// When the stream ended in another way; what came before is received first.
+    /// If the stream ended in another way. Earlier chunks are returned first.
     ///
     /// # Cancel safety
     ///
-    /// Nothing is lost.
+    /// No chunk is lost.
     ///
     /// ```
     /// # use meshagent_protocol::Content;
@@ -101,11 +101,11 @@ impl StreamHandle {
         }
     }
 
-    /// Sends a chunk and waits for its answer: see [`StreamSender::send`].
+    /// Sends a chunk and waits for its answer, as [`StreamSender::send`].
     ///
     /// # Errors
     ///
-    /// When the server refuses the chunk, or the stream has ended.
+    /// If the server refuses the chunk, or the stream has ended.
     ///
     /// ```
     /// # use meshagent_document::MeshDocument;
@@ -121,7 +121,11 @@ impl StreamHandle {
     /// # let start = SyncOpenStart::new(DocPath::parse("notes.document")?).to_content();
     /// # let schema = MeshSchema::builtin("document").ok_or("there is one")?;
     /// # let mut elsewhere = MeshDocument::new(schema, 7);
-    /// # elsewhere.append_child(Target::Root, json!({ "body": { "text": "tea" } }), &mut || "id-1".to_owned())?;
+    /// # elsewhere.append_child(
+    /// #     Target::Root,
+    /// #     json!({ "body": { "text": "tea" } }),
+    /// #     &mut || "id-1".to_owned(),
+    /// # )?;
     /// # let update = SyncChunk::of_update(&elsewhere.encode_state());
     /// let stream = connection.open_stream("sync", "open", start).await?;
     /// let answer = stream.send(update).await?;
@@ -133,7 +137,7 @@ impl StreamHandle {
         self.sender.send(chunk).await
     }
 
-    /// A way to send from elsewhere while this handle receives.
+    /// A sender for use elsewhere while this handle receives.
     ///
     /// ```
     /// # use meshagent_document::MeshDocument;
@@ -148,7 +152,11 @@ impl StreamHandle {
     /// # let start = SyncOpenStart::new(DocPath::parse("notes.document")?).to_content();
     /// # let schema = MeshSchema::builtin("document").ok_or("there is one")?;
     /// # let mut elsewhere = MeshDocument::new(schema, 7);
-    /// # elsewhere.append_child(Target::Root, json!({ "body": { "text": "tea" } }), &mut || "id-1".to_owned())?;
+    /// # elsewhere.append_child(
+    /// #     Target::Root,
+    /// #     json!({ "body": { "text": "tea" } }),
+    /// #     &mut || "id-1".to_owned(),
+    /// # )?;
     /// # let update = SyncChunk::of_update(&elsewhere.encode_state());
     /// let mut stream = connection.open_stream("sync", "open", start).await?;
     /// let sender = stream.sender();
@@ -162,12 +170,12 @@ impl StreamHandle {
         self.sender.clone()
     }
 
-    /// Closes the call and waits until the server has closed it, too. Chunks that are still under
-    /// way are dropped.
+    /// Closes the call, and waits until the server has closed it, too. Chunks that arrive meanwhile
+    /// are dropped.
     ///
     /// # Errors
     ///
-    /// When the stream ended in another way.
+    /// If the stream ended in another way.
     ///
     /// ```
     /// # use meshagent_protocol::DocPath;
@@ -190,7 +198,8 @@ impl StreamHandle {
 impl Drop for StreamHandle {
     fn drop(&mut self) {
         let stream = self.sender.stream;
-        // If the queue is full, the driver closes the call at the next chunk that nobody takes.
+        // If the queue is full, the driver closes the call at the next chunk, which has no
+        // receiver.
         let commands = &self.sender.commands;
         commands.try_send(Command::CloseStream { stream });
     }
@@ -204,12 +213,12 @@ pub struct StreamSender {
 }
 
 impl StreamSender {
-    /// Sends a chunk and waits for its answer. Several may be under way at once; they are sent in
+    /// Sends a chunk and waits for its answer. Several chunks may be in flight; they are sent in
     /// the order of the first polls.
     ///
     /// # Errors
     ///
-    /// When the server refuses the chunk, or the stream has ended.
+    /// If the server refuses the chunk, or the stream has ended.
     ///
     /// # Cancel safety
     ///
@@ -229,7 +238,11 @@ impl StreamSender {
     /// # let start = SyncOpenStart::new(DocPath::parse("notes.document")?).to_content();
     /// # let schema = MeshSchema::builtin("document").ok_or("there is one")?;
     /// # let mut elsewhere = MeshDocument::new(schema, 7);
-    /// # elsewhere.append_child(Target::Root, json!({ "body": { "text": "tea" } }), &mut || "id-1".to_owned())?;
+    /// # elsewhere.append_child(
+    /// #     Target::Root,
+    /// #     json!({ "body": { "text": "tea" } }),
+    /// #     &mut || "id-1".to_owned(),
+    /// # )?;
     /// # let update = SyncChunk::of_update(&elsewhere.encode_state());
     /// let stream = connection.open_stream("sync", "open", start).await?;
     /// let answer = stream.sender().send(update).await?;
@@ -241,11 +254,11 @@ impl StreamSender {
         self.begin(chunk).await?.wait().await
     }
 
-    /// Sends a chunk; its answer is waited for apart.
+    /// Sends a chunk, and returns a handle to wait for its answer.
     ///
     /// # Errors
     ///
-    /// When the connection is gone.
+    /// If the connection is gone.
     ///
     /// # Cancel safety
     ///
@@ -264,7 +277,11 @@ impl StreamSender {
     /// # let start = SyncOpenStart::new(DocPath::parse("notes.document")?).to_content();
     /// # let schema = MeshSchema::builtin("document").ok_or("there is one")?;
     /// # let mut elsewhere = MeshDocument::new(schema, 7);
-    /// # elsewhere.append_child(Target::Root, json!({ "body": { "text": "tea" } }), &mut || "id-1".to_owned())?;
+    /// # elsewhere.append_child(
+    /// #     Target::Root,
+    /// #     json!({ "body": { "text": "tea" } }),
+    /// #     &mut || "id-1".to_owned(),
+    /// # )?;
     /// # let update = SyncChunk::of_update(&elsewhere.encode_state());
     /// let stream = connection.open_stream("sync", "open", start).await?;
     /// // Several can be under way.
@@ -286,7 +303,7 @@ impl StreamSender {
         Ok(PendingAnswer { answer })
     }
 
-    /// Says that no more chunks will be sent.
+    /// Closes the sending side: no more chunks will be sent.
     ///
     /// ```
     /// # use meshagent_protocol::DocPath;
@@ -302,27 +319,27 @@ impl StreamSender {
     /// ```
     pub async fn close(&self) {
         let stream = self.stream;
-        // A driver that has ended has closed everything.
+        // An error means that the driver has ended, which closed everything.
         let _sent = self.commands.send(Command::CloseStream { stream }).await;
     }
 }
 
-/// The answer to a chunk that is under way.
+/// The answer to a chunk in flight.
 #[derive(Debug)]
 pub struct PendingAnswer {
     answer: oneshot::Receiver<Answer>,
 }
 
 impl PendingAnswer {
-    /// Waits for the answer; once.
+    /// Waits for the answer. Call it once.
     ///
     /// # Errors
     ///
-    /// When the server refuses the chunk, or the stream has ended.
+    /// If the server refuses the chunk, or the stream has ended.
     ///
     /// # Cancel safety
     ///
-    /// Nothing is lost.
+    /// The answer is not lost.
     ///
     /// ```
     /// # use meshagent_document::MeshDocument;
@@ -338,7 +355,11 @@ impl PendingAnswer {
     /// # let start = SyncOpenStart::new(DocPath::parse("notes.document")?).to_content();
     /// # let schema = MeshSchema::builtin("document").ok_or("there is one")?;
     /// # let mut elsewhere = MeshDocument::new(schema, 7);
-    /// # elsewhere.append_child(Target::Root, json!({ "body": { "text": "tea" } }), &mut || "id-1".to_owned())?;
+    /// # elsewhere.append_child(
+    /// #     Target::Root,
+    /// #     json!({ "body": { "text": "tea" } }),
+    /// #     &mut || "id-1".to_owned(),
+    /// # )?;
     /// # let update = SyncChunk::of_update(&elsewhere.encode_state());
     /// let stream = connection.open_stream("sync", "open", start).await?;
     /// let mut pending = stream.sender().begin(update).await?;
@@ -350,13 +371,14 @@ impl PendingAnswer {
         self.answer().await?.content
     }
 
-    /// Like [`wait`](Self::wait), for a chunk that its sender repeats if the server did not take it.
-    /// A refusal that came after the stream's end counts as the loss of the stream: the server no
-    /// longer knew the call, and did not judge the chunk.
+    /// Like [`wait`](Self::wait), for a chunk that is sent again on the next stream if this one
+    /// ends. A refusal that arrives after the end of the stream counts as
+    /// [`CallError::Disconnected`]: the server no longer knew the call, and did not judge the
+    /// chunk.
     ///
     /// # Cancel safety
     ///
-    /// Nothing is lost.
+    /// The answer is not lost.
     pub(crate) async fn wait_in_stream(&mut self) -> Result<Content, CallError> {
         let answer = self.answer().await?;
         match answer.content {

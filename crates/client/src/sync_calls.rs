@@ -1,6 +1,6 @@
-//! The toolkit `sync`: documents as streams of updates.
+//! The `sync` toolkit on one connection: documents as streams of updates.
 //!
-//! Holds no replica: what an update means is for the document crate to say.
+//! There is no replica: updates are opaque bytes here.
 
 use meshagent_protocol::{
     Content, DocPath, SyncChunk, SyncCreate, SyncDescribe, SyncDescribed, SyncOpenStart,
@@ -26,7 +26,8 @@ impl SyncCalls {
     ///
     /// # Errors
     ///
-    /// When the server refuses, for instance because the path is taken (code 1004).
+    /// If the path is invalid, or the server refuses, for instance because the path exists (code
+    /// 1004).
     ///
     /// ```
     /// # use meshagent_client::CallError;
@@ -62,7 +63,8 @@ impl SyncCalls {
     ///
     /// # Errors
     ///
-    /// When the server refuses, for instance because there is no document (code 1003).
+    /// If the path is invalid, or the server refuses, for instance because there is no document
+    /// (code 1003).
     ///
     /// ```
     /// # use serde_json::json;
@@ -79,9 +81,9 @@ impl SyncCalls {
         Ok(self.describe_with(&input).await?.json)
     }
 
-    /// The content of a document, with what else is asked for: `$id`s, the version, the schema.
+    /// The content of a document, plus the requested parts: `$id`s, the version, the schema.
     ///
-    /// A server that doesn't know these fields leaves them out.
+    /// Servers that do not support these parts omit them.
     ///
     /// # Errors
     ///
@@ -108,12 +110,14 @@ impl SyncCalls {
         Ok(SyncDescribed::parse(&answer)?)
     }
 
-    /// Has the server apply a JSON Patch, all of it or nothing; the answer comes when it is on stable storage.
+    /// Has the server apply a JSON Patch in one transaction. Returns once the change is on stable
+    /// storage.
     ///
     /// # Errors
     ///
-    /// When the server refuses the patch: 1002 if it is malformed or breaks the schema, 1005 if a `test` failed
-    /// or the document has another version, 1003 if there is no document, or the server has no such tool.
+    /// If the server refuses the patch: with code 1002 if it is malformed or violates the schema,
+    /// 1005 if a `test` failed or the document has another version, 1003 if there is no document or
+    /// the server does not have this tool.
     ///
     /// ```
     /// # use meshagent_client::CallError;
@@ -143,11 +147,11 @@ impl SyncCalls {
         Ok(SyncPatched::parse(&answer)?)
     }
 
-    /// Opens a document and waits for its state.
+    /// Opens a document, and waits for its state.
     ///
     /// # Errors
     ///
-    /// When the server refuses.
+    /// If the server refuses, or the connection is gone.
     ///
     /// ```
     /// # use meshagent_protocol::DocPath;
@@ -173,7 +177,7 @@ impl SyncCalls {
             StreamEnd::Unreadable(error) => CallError::Unexpected(error),
             StreamEnd::Disconnected | StreamEnd::Lagged => CallError::Disconnected,
         })?;
-        // As by a server that shuts down.
+        // A server that shuts down closes the call without a state.
         let first = first.ok_or(CallError::Disconnected)?;
         match SyncOutput::parse(&first)? {
             SyncOutput::State {
@@ -193,7 +197,7 @@ impl SyncCalls {
     }
 }
 
-/// An open document: updates in both directions. Dropping it closes the document.
+/// An open document as a stream of updates in both directions. Dropping it closes the document.
 #[derive(Debug)]
 pub struct SyncStream {
     path: String,
@@ -205,7 +209,7 @@ pub struct SyncStream {
 }
 
 impl SyncStream {
-    /// The document's path, normalised.
+    /// The document's normalized path.
     ///
     /// ```
     /// # use meshagent_protocol::DocPath;
@@ -222,7 +226,7 @@ impl SyncStream {
         &self.path
     }
 
-    /// The document's schema.
+    /// The document's schema as JSON.
     ///
     /// ```
     /// # use meshagent_document::MeshSchema;
@@ -241,8 +245,8 @@ impl SyncStream {
         &self.schema
     }
 
-    /// The update that brings the replica up to date whose state vector was given to
-    /// [`SyncCalls::open`]; empty if there is nothing to bring.
+    /// The v1 update with the operations that the state vector given to [`SyncCalls::open`] lacks;
+    /// empty if it lacks none.
     ///
     /// ```
     /// # use meshagent_document::MeshDocument;
@@ -264,8 +268,8 @@ impl SyncStream {
         &self.state
     }
 
-    /// What tells this document from others that stood at its path before it; `None` if that was not asked for
-    /// ([`SyncOpenStart::identity`]), or the server does not know it.
+    /// Distinguishes this document from earlier ones at its path. `None` if it was not requested
+    /// ([`SyncOpenStart::identity`]) or the server does not support it.
     ///
     /// ```
     /// # use meshagent_protocol::DocPath;
@@ -283,22 +287,22 @@ impl SyncStream {
         self.identity.as_deref()
     }
 
-    /// The server's state vector, if the one that the document was opened with is ahead of it: the server lacks
-    /// operations, as after it was restored from an older copy.
+    /// The server's state vector, if the server lacks operations of the vector that the document
+    /// was opened with, for instance after a restore from an older copy.
     pub(crate) fn server_vector(&self) -> Option<&[u8]> {
         self.server_vector.as_deref()
     }
 
-    /// The next update of somebody else; `None` once the document is closed.
+    /// The next update from another participant; `None` once the document is closed.
     ///
     /// # Errors
     ///
-    /// When the stream ended in another way. Its replica is then out of date: open the document
-    /// again with the replica's state vector.
+    /// If the stream ended in another way. The replica then misses updates: open the document again
+    /// with its state vector.
     ///
     /// # Cancel safety
     ///
-    /// Nothing is lost.
+    /// No update is lost.
     ///
     /// ```
     /// # use meshagent_document::MeshDocument;
@@ -310,7 +314,11 @@ impl SyncStream {
     /// # meshagent_testing::in_room(async |room| {
     /// # let schema = MeshSchema::builtin("document").ok_or("there is one")?;
     /// # let mut elsewhere = MeshDocument::new(schema, 7);
-    /// # elsewhere.append_child(Target::Root, json!({ "body": { "text": "tea" } }), &mut || "id-1".to_owned())?;
+    /// # elsewhere.append_child(
+    /// #     Target::Root,
+    /// #     json!({ "body": { "text": "tea" } }),
+    /// #     &mut || "id-1".to_owned(),
+    /// # )?;
     /// # let update = elsewhere.encode_state();
     /// # let connection = room.connection().await?;
     /// # let start = SyncOpenStart::new(DocPath::parse("/notes.document")?);
@@ -328,18 +336,18 @@ impl SyncStream {
                     return Ok(Some(update));
                 }
                 Err(error) if is_of_document(&chunk) => return Err(StreamEnd::Unreadable(error)),
-                // A kind of chunk that this version does not know.
+                // An unknown kind of chunk, from a later server.
                 Err(_) => {}
             }
         }
         Ok(None)
     }
 
-    /// Sends an update and waits until the server has stored it.
+    /// Sends a v1 update, and waits until the server has stored it.
     ///
     /// # Errors
     ///
-    /// When the server refuses the update, or the document is closed.
+    /// If the server refuses the update, or the document is closed.
     ///
     /// ```
     /// # use meshagent_document::MeshDocument;
@@ -351,7 +359,11 @@ impl SyncStream {
     /// # meshagent_testing::in_room(async |room| {
     /// # let schema = MeshSchema::builtin("document").ok_or("there is one")?;
     /// # let mut elsewhere = MeshDocument::new(schema, 7);
-    /// # elsewhere.append_child(Target::Root, json!({ "body": { "text": "tea" } }), &mut || "id-1".to_owned())?;
+    /// # elsewhere.append_child(
+    /// #     Target::Root,
+    /// #     json!({ "body": { "text": "tea" } }),
+    /// #     &mut || "id-1".to_owned(),
+    /// # )?;
     /// # let update = elsewhere.encode_state();
     /// # let connection = room.connection().await?;
     /// # let start = SyncOpenStart::new(DocPath::parse("/notes.document")?);
@@ -369,7 +381,7 @@ impl SyncStream {
         Ok(Acknowledgement { notice })
     }
 
-    /// A way to send from elsewhere while this stream receives; the chunks are those of
+    /// A sender for use elsewhere while this stream receives. Its chunks are those of
     /// [`SyncChunk::of_update`].
     ///
     /// ```
@@ -383,7 +395,11 @@ impl SyncStream {
     /// # meshagent_testing::in_room(async |room| {
     /// # let schema = MeshSchema::builtin("document").ok_or("there is one")?;
     /// # let mut elsewhere = MeshDocument::new(schema, 7);
-    /// # elsewhere.append_child(Target::Root, json!({ "body": { "text": "tea" } }), &mut || "id-1".to_owned())?;
+    /// # elsewhere.append_child(
+    /// #     Target::Root,
+    /// #     json!({ "body": { "text": "tea" } }),
+    /// #     &mut || "id-1".to_owned(),
+    /// # )?;
     /// # let update = elsewhere.encode_state();
     /// # let connection = room.connection().await?;
     /// # let start = SyncOpenStart::new(DocPath::parse("/notes.document")?);
@@ -397,11 +413,11 @@ impl SyncStream {
         self.handle.sender()
     }
 
-    /// Closes the document and waits until the server has, too.
+    /// Closes the document, and waits until the server has closed it, too.
     ///
     /// # Errors
     ///
-    /// When the stream ended in another way.
+    /// If the stream ended in another way.
     ///
     /// ```
     /// # use meshagent_protocol::DocPath;
@@ -419,15 +435,15 @@ impl SyncStream {
     }
 }
 
-/// The server has stored an update, and everybody will see it.
+/// The server has stored an update.
 #[derive(Clone, PartialEq, Debug)]
 #[non_exhaustive]
 pub struct Acknowledgement {
-    /// What the server has to say about it: what it repaired, or what is missing.
+    /// The server's notice: what it repaired, or what is missing. `None` if there is none.
     pub notice: Option<Value>,
 }
 
-/// The state vector of nothing, in base64.
+/// The empty state vector in base64.
 pub(crate) const NOTHING: &str = "AA==";
 
 pub(crate) fn identity(answer: &Content) -> Option<String> {
@@ -437,18 +453,19 @@ pub(crate) fn identity(answer: &Content) -> Option<String> {
     notice.get("identity")?.as_str().map(str::to_owned)
 }
 
-/// What the server has, if it said that it lacks something.
+/// The server's state vector, if the answer says that the server lacks operations.
 pub(crate) fn server_vector(answer: &Content) -> Option<Vec<u8>> {
     let Content::Json(notice) = answer else {
         return None;
     };
     notice.get("ahead")?;
     let vector = notice.get("state_vector").and_then(Value::as_str);
-    // Of a document with very many clients the server doesn't list what it has: it gets everything.
+    // For a document with very many clients the server omits its vector. It then receives
+    // everything.
     decode_base64(vector.unwrap_or(NOTHING).as_bytes()).ok()
 }
 
-/// Whether a chunk is of a kind that carries a part of the document.
+/// Whether a chunk is of a kind that carries document content.
 fn is_of_document(chunk: &Content) -> bool {
     let Content::Binary { headers, .. } = chunk else {
         return false;

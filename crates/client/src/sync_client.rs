@@ -1,4 +1,4 @@
-//! The toolkit `sync` of a room: documents that are open for as long as somebody holds them.
+//! The `sync` toolkit of a room: live documents.
 
 use std::sync::{Arc, PoisonError, Weak};
 use std::time::Duration;
@@ -24,14 +24,14 @@ pub struct SyncClient {
     room: RoomClient,
 }
 
-/// How a document is opened.
+/// The options for opening a document.
 #[derive(Clone, PartialEq, Debug)]
 pub struct OpenOptions {
-    /// Whether to create the document if it does not exist; by default it is created.
+    /// Whether to create the document if it does not exist; true by default.
     pub create: bool,
     /// The schema of a new document.
     pub schema: Option<MeshSchema>,
-    /// A file in the room's storage that holds the schema of a new document.
+    /// The path of a schema file in the room's storage, for a new document.
     pub schema_path: Option<String>,
     /// The content of a new document, `{root tag: {…}}`.
     pub initial_json: Option<Value>,
@@ -52,13 +52,14 @@ impl Default for OpenOptions {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum OpenError {
-    /// The path can't name a document.
+    /// The path can't be that of a document.
     #[error("the path is invalid")]
     InvalidPath(#[from] meshagent_protocol::InvalidPath),
-    /// The server refuses, or can't be reached any more.
+    /// The server refuses, the room has ended, or the content can't be read.
     #[error(transparent)]
     Ended(DocumentEnd),
-    /// The document's journal can't be read or written, another program has it open, or it is damaged.
+    /// The document's journal can't be read or written, another program has it open, or it is
+    /// damaged.
     #[error(transparent)]
     Journal(#[from] JournalError),
 }
@@ -77,11 +78,12 @@ impl SyncClient {
         Self { room }
     }
 
-    /// Creates a document with its content and schema; both may be left to the server.
+    /// Creates a document. The server chooses the content and the schema if they are `None`.
     ///
     /// # Errors
     ///
-    /// When the server refuses, for instance because the path is taken (code 1004).
+    /// If the path is invalid, the server refuses, for instance because the path exists (code
+    /// 1004), or there will be no connection.
     ///
     /// ```
     /// # use meshagent_client::CallError;
@@ -109,7 +111,8 @@ impl SyncClient {
     ///
     /// # Errors
     ///
-    /// When the server refuses, for instance because there is no document (code 1003).
+    /// If the path is invalid, the server refuses, for instance because there is no document (code
+    /// 1003), or there will be no connection.
     ///
     /// ```
     /// # use serde_json::json;
@@ -124,9 +127,9 @@ impl SyncClient {
         self.room.connection().await?.sync().describe(path).await
     }
 
-    /// The content of a document, with what else is asked for: `$id`s, the version, the schema.
+    /// The content of a document, plus the requested parts: `$id`s, the version, the schema.
     ///
-    /// A server that doesn't know these fields leaves them out.
+    /// Servers that do not support these parts omit them.
     ///
     /// # Errors
     ///
@@ -153,13 +156,15 @@ impl SyncClient {
         connection.sync().describe_with(input).await
     }
 
-    /// Has the server apply a JSON Patch, all of it or nothing, without opening the document; the answer comes when it
-    /// is on stable storage. Who has the document open is sent what it changed.
+    /// Has the server apply a JSON Patch in one transaction, without opening the document here.
+    /// Returns once the change is on stable storage. Participants with the document open receive
+    /// the change.
     ///
     /// # Errors
     ///
-    /// When the server refuses the patch: 1002 if it is malformed or breaks the schema, 1005 if a `test` failed
-    /// or the document has another version, 1003 if there is no document, or the server has no such tool.
+    /// If the server refuses the patch: with code 1002 if it is malformed or violates the schema,
+    /// 1005 if a `test` failed or the document has another version, 1003 if there is no document or
+    /// the server does not have this tool.
     ///
     /// # Cancel safety
     ///
@@ -199,13 +204,16 @@ impl SyncClient {
         self.room.connection().await?.sync().patch(input).await
     }
 
-    /// Opens a document, and creates it if it does not exist. Who opens a path again gets the same document.
+    /// Opens a document, and creates it if it does not exist. All handles of one path share one
+    /// document.
     ///
-    /// Waits until the server's state is there; with a journal that holds the document, not even that.
+    /// Waits until the server's state has arrived. If the journal holds the document, this returns
+    /// without waiting for the server.
     ///
     /// # Errors
     ///
-    /// When the server refuses.
+    /// If the path is invalid, the server refuses, the room has ended, or the journal can't be
+    /// used.
     ///
     /// # Cancel safety
     ///
@@ -226,7 +234,8 @@ impl SyncClient {
         self.open_with(path, &OpenOptions::default()).await
     }
 
-    /// Opens a document in a certain way, which only the first who opens it can choose.
+    /// Opens a document with options. They only matter to the first opening; later ones join that
+    /// document.
     ///
     /// # Errors
     ///
@@ -260,16 +269,16 @@ impl SyncClient {
         Ok(document)
     }
 
-    /// Ends one opening of a document, the last one first, and waits until everything is saved. With the last
-    /// opening its stream ends; handles that are left can read it, and no longer edit it.
+    /// Closes the newest opening of a document, and waits until all edits are saved. The stream
+    /// ends with the last opening. Remaining handles can read the document, but not edit it.
     ///
     /// # Errors
     ///
-    /// When something can't be saved, as [`LiveDocument::saved`] of that opening would say; it ends nevertheless.
+    /// As [`LiveDocument::saved`] of that opening. The opening ends nevertheless.
     ///
     /// # Cancel safety
     ///
-    /// When dropped, the opening ends without a wait.
+    /// If dropped, the opening ends without waiting.
     ///
     /// ```
     /// # use meshagent_document::Target;
@@ -290,17 +299,19 @@ impl SyncClient {
         let told = match &claim {
             Some(claim) => Told::clone(&claim.told),
             None if shared.is_ended() => return Ok(()),
-            // All handles were dropped, or are being closed; what they were not told is told to nobody, what is under way is waited for.
+            // All handles were dropped or have a pending close. Refusals that they have not
+            // reported are not reported here; edits in flight are still awaited.
             None => Told::new(shared.lock().replica.saved_number().into()),
         };
         shared.saved(&told).await
     }
 
-    /// Hands an encoded change to an open document, as if it had been made here.
+    /// Applies an encoded update to an open document, as if it had been edited here.
     ///
     /// # Errors
     ///
-    /// When the document is not open, or [`open`](Self::open) has not returned yet, or the bytes are not an update.
+    /// If the document is not open, [`open`](Self::open) has not returned yet, or the bytes are not
+    /// an update.
     ///
     /// ```
     /// # use meshagent_client::SyncError;
@@ -311,7 +322,11 @@ impl SyncClient {
     /// # meshagent_testing::in_room(async |room| {
     /// # let schema = MeshSchema::builtin("document").ok_or("there is one")?;
     /// # let mut elsewhere = MeshDocument::new(schema, 7);
-    /// # elsewhere.append_child(Target::Root, json!({ "body": { "text": "tea" } }), &mut || "id-1".to_owned())?;
+    /// # elsewhere.append_child(
+    /// #     Target::Root,
+    /// #     json!({ "body": { "text": "tea" } }),
+    /// #     &mut || "id-1".to_owned(),
+    /// # )?;
     /// # let update = elsewhere.encode_state();
     /// assert!(matches!(room.sync().sync("notes.document", &update), Err(SyncError::NotOpen)));
     /// let document = room.sync().open("notes.document").await?;
@@ -332,17 +347,17 @@ impl SyncClient {
         }
     }
 
-    /// The document, if it is live.
+    /// The document, unless it has ended.
     fn shared(&self, path: &str) -> Option<Arc<Shared>> {
         self.find(path).filter(|shared| !shared.is_ended())
     }
 
-    /// The document, if somebody has it still.
+    /// The document, while anything refers to it.
     fn find(&self, path: &str) -> Option<Arc<Shared>> {
         self.find_other(&DocPath::parse(path).ok()?, None)
     }
 
-    /// Another handle of the document if it is open; else the first one. It can't be read yet.
+    /// Joins the open document, or begins to open it. The content may not be available yet.
     fn join_or_begin(
         &self,
         path: &DocPath,
@@ -375,8 +390,8 @@ impl SyncClient {
         }
     }
 
-    /// Begins to send what a document's journal holds, unless the document is live already. The server may take so long for
-    /// an answer.
+    /// Begins to send the edits in a document's journal; `None` if the document is open already.
+    /// The server has `patience` for each answer.
     pub(crate) fn resend(&self, path: &DocPath, patience: Duration) -> Option<Arc<Shared>> {
         let ended = self.find_other(path, None);
         if ended.as_ref().is_some_and(|shared| !shared.is_ended()) {
@@ -392,10 +407,10 @@ impl SyncClient {
         Some(shared)
     }
 
-    /// The document at a path, unless it is the one that has ended.
+    /// The document at a path, unless it is `ended`.
     ///
-    /// No document is locked together with the map: whoever edits one document may look for
-    /// another, and an edit may take long.
+    /// The map's lock is never held together with a document's: an edit closure may look up another
+    /// document, and an edit may take long.
     fn find_other(&self, path: &DocPath, ended: Option<&Arc<Shared>>) -> Option<Arc<Shared>> {
         let documents = self.room.documents();
         let documents = documents.lock().unwrap_or_else(PoisonError::into_inner);
@@ -404,8 +419,8 @@ impl SyncClient {
         (!is_ended).then_some(found)
     }
 
-    /// Puts a document at its path, in the place of the one that has ended. Returns false if there
-    /// is another meanwhile.
+    /// Inserts a document at its path, or replaces the one that has `ended`. Returns false if there
+    /// is another one.
     fn enter(&self, path: &DocPath, shared: &Arc<Shared>, ended: Option<&Arc<Shared>>) -> bool {
         let documents = self.room.documents();
         let mut documents = documents.lock().unwrap_or_else(PoisonError::into_inner);
@@ -422,8 +437,8 @@ impl SyncClient {
         is_free
     }
 
-    /// A document that holds nothing yet. Nobody sees it: handles are given out when the journal's or the server's state
-    /// has taken its place.
+    /// An empty document. It is not visible: handles are returned once the journal's or the
+    /// server's state has replaced it.
     fn new_shared(&self, path: &DocPath) -> Result<Arc<Shared>, DocumentEnd> {
         let replica = Replica::new(MeshDocument::new(nothing()?, new_client_id()));
         Ok(Shared::new(path.as_str(), replica, self.room.journals()))
@@ -450,7 +465,7 @@ impl SyncClient {
         self.room.tasks().spawn(async move {
             let ended = catch_panic(task.run()).await;
             let has_left = given_up.settle(&ends.0, ended).await;
-            // Whoever opened it to send its edits tries again by itself.
+            // A worker that opened the document for its journal schedules the retry itself.
             if has_left
                 && let Some(journals) = journals
                 && !ends.0.is_resending()
@@ -461,20 +476,20 @@ impl SyncClient {
     }
 }
 
-/// The schema of a document that holds nothing.
+/// The schema of an empty document.
 pub(crate) fn nothing() -> Result<MeshSchema, DocumentEnd> {
     MeshSchema::new("nothing", vec![ElementType::new("nothing")])
         .map_err(|error| DocumentEnd::Unreadable(error.to_string()))
 }
 
-/// Why an encoded change was not taken.
+/// Why an encoded update was not applied.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SyncError {
-    /// The document has to be open.
+    /// The document is not open.
     #[error("the document is not open; open it first")]
     NotOpen,
-    /// The bytes are no update.
+    /// The bytes are not an update.
     #[error("the data is no update")]
     Invalid(#[from] meshagent_document::DecodeError),
 }

@@ -1,4 +1,4 @@
-//! TLS: which servers are trusted, and the way to a secure stream.
+//! TLS: the trusted certificate authorities, and the handshake.
 
 use std::io;
 use std::sync::{Arc, LazyLock};
@@ -13,9 +13,9 @@ use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
 use crate::connect::ConnectError;
 
-/// The authorities whose word is taken for who a server is: those of this machine, and some more.
+/// The trusted certificate authorities: those of this machine, and added ones.
 ///
-/// What clones share is read once, when it is needed first.
+/// Clones share the TLS configuration, which is read once, at the first use.
 #[derive(Clone, Default, Debug)]
 pub(crate) struct Trust {
     more: Vec<CertificateDer<'static>>,
@@ -23,13 +23,13 @@ pub(crate) struct Trust {
 }
 
 impl Trust {
-    /// The authorities of this machine, or those of the file that `SSL_CERT_FILE` names.
+    /// The authorities of this machine, or those in the file named by `SSL_CERT_FILE`.
     pub(crate) fn of_this_machine() -> &'static Self {
         static MACHINE: LazyLock<Trust> = LazyLock::new(Trust::default);
         &MACHINE
     }
 
-    /// These, and the authorities of a PEM file.
+    /// Adds the authorities in a PEM file.
     pub(crate) fn and(mut self, pem: &[u8]) -> Result<Self, ConnectError> {
         let setting = |what: &str| ConnectError::Setting(what.to_owned());
         let before = self.more.len();
@@ -47,7 +47,7 @@ impl Trust {
         Ok(self)
     }
 
-    /// Makes sure that the other end of a stream is the host, and that nobody else listens.
+    /// Encrypts a stream, and verifies that its other end is `host`.
     pub(crate) async fn secure(
         &self,
         stream: TcpStream,
@@ -62,7 +62,7 @@ impl Trust {
             .map_err(ConnectError::Tls)?;
         let connecting = TlsConnector::from(Arc::clone(config)).connect(name, stream);
         connecting.await.map_err(|error| {
-            // What is not about trust is about the connection.
+            // Other errors are those of the connection.
             match error.kind() {
                 io::ErrorKind::InvalidData => ConnectError::Tls(error),
                 _ => ConnectError::Io(error),
@@ -71,12 +71,12 @@ impl Trust {
     }
 
     async fn read(&self) -> io::Result<Arc<ClientConfig>> {
-        // Some hundred files on some machines.
+        // On some machines these are hundreds of files.
         let found = tokio::task::spawn_blocking(rustls_native_certs::load_native_certs)
             .await
             .map_err(io::Error::other)?;
         let mut roots = RootCertStore::empty();
-        // Old authorities that nobody can read any more don't keep the others from being trusted.
+        // Old certificates that can't be parsed must not prevent trust in the others.
         roots.add_parsable_certificates(found.certs);
         for certificate in &self.more {
             roots.add(certificate.clone()).map_err(io::Error::other)?;

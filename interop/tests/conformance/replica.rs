@@ -211,14 +211,20 @@ pub(crate) fn edit(before: &Tree, change: &Change) -> Result<Edit> {
     let target = |id: &Option<String>| id.clone().map_or(Target::Root, Target::Id);
     let position = |parent: &Option<String>, index: usize, moving: Option<&str>| {
         let children = before.find(parent.as_deref())?.children.iter();
-        let mut ids: Vec<&str> = children.filter_map(Tree::id).collect();
-        ids.retain(|&id| Some(id) != moving);
+        // An element has no id after Yjs has removed the attribute. Its place has only a number.
+        let ids: Vec<Option<&str>> = children
+            .map(Tree::id)
+            .filter(|&id| id.is_none() || id != moving)
+            .collect();
+        let after = index.checked_sub(1).and_then(|at| ids.get(at));
+        let neighbour = |id: Option<&Option<&str>>| id.copied().flatten().map(str::to_owned);
+        let by_index = Position::Index(index);
         Ok::<_, anyhow::Error>(match (index, (index + ids.len()) % 3) {
-            (_, 0) => Position::Index(index),
+            (_, 0) => by_index,
             (0, 1) => Position::First,
-            (_, 1) => Position::After(ids[index - 1].to_owned()),
+            (_, 1) => neighbour(after).map_or(by_index, Position::After),
             _ if index == ids.len() => Position::Last,
-            _ => Position::Before(ids[index].to_owned()),
+            _ => neighbour(ids.get(index)).map_or(by_index, Position::Before),
         })
     };
     let place = |id: &str, scalars: usize| {

@@ -1,14 +1,15 @@
-//! How long an update is sent again that the server refuses because of who else writes.
+//! How long an update is retried that the server refuses as a conflict.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// The conflicts since the server last took something.
+/// The conflicts since the server last accepted an update.
 ///
-/// The server gives one code for two cases. Another program has written under the client id of the
-/// update: that never passes. Or an earlier connection of ours, which entered under another name
-/// and broke, is still in the room: that passes when the server has found it silent.
+/// The server gives one code for two cases. If another program has written under the client id of
+/// the update, the conflict is permanent. If an earlier connection of this program, with another
+/// participant id, broke but is still in the room, the conflict passes once the server notices
+/// that.
 #[derive(Debug)]
 pub(crate) struct Conflicts {
     patience: Duration,
@@ -17,11 +18,11 @@ pub(crate) struct Conflicts {
     look: Look,
 }
 
-/// Whether the server's content was looked at for the first case.
+/// Whether the server's content was checked for the first case.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Look {
     No,
-    /// The next stream begins with that, whenever there is one.
+    /// The next stream starts with the check.
     Pending,
     Done,
 }
@@ -36,7 +37,7 @@ impl Conflicts {
         }
     }
 
-    /// The server has taken something.
+    /// The server has accepted an update.
     pub(crate) fn reset(&mut self) {
         *self = Self::new(self.patience);
     }
@@ -45,16 +46,16 @@ impl Conflicts {
         self.count == 0
     }
 
-    /// Notes a conflict. Returns whether the update is just sent again; otherwise the next stream
-    /// begins with the server's state alone, which tells the two cases apart.
+    /// Counts a conflict. Returns whether the update is simply sent again. If not, the next stream
+    /// starts from the server's state alone, which distinguishes the two cases.
     pub(crate) fn note(&mut self) -> bool {
         self.count += 1;
         self.since.get_or_insert_with(Instant::now);
         self.count <= TRIES || (self.look == Look::Done && self.may_pass())
     }
 
-    /// The server's content is looked at next, unless it was already. Returns whether it is, and
-    /// the conflict may so turn out to pass.
+    /// Requests a check of the server's content, unless it was checked already. Returns whether it
+    /// is requested; the conflict may then still pass.
     pub(crate) fn check(&mut self) -> bool {
         let is_first = self.look == Look::No;
         if is_first {
@@ -63,31 +64,31 @@ impl Conflicts {
         is_first
     }
 
-    /// Whether the server's content is to be looked at now.
+    /// Whether the server's content is to be checked now.
     pub(crate) fn is_look_pending(&self) -> bool {
         self.look == Look::Pending
     }
 
-    /// A stream has begun; if the server's content was to be looked at, it was.
+    /// A stream has started. A pending check is done.
     pub(crate) fn looked(&mut self) {
         if self.is_look_pending() {
             self.look = Look::Done;
         }
     }
 
-    /// Whether an earlier connection of ours may still be in the room.
+    /// Whether an earlier connection of this program may still be in the room.
     fn may_pass(&self) -> bool {
         self.since
             .is_some_and(|since| since.elapsed() < self.patience)
     }
 }
 
-/// How long a server may take until it finds a broken connection silent: two and a half of its ping
-/// intervals, which its operator chooses. This is enough for intervals of up to two minutes.
+/// How long a server may take to notice a broken connection: two and a half of its ping intervals,
+/// which the operator sets. This is enough for intervals of up to two minutes.
 pub(crate) const CONFLICT_PATIENCE: Duration = Duration::from_mins(5);
 
 /// How often an update is sent again after a conflict, each time on a new stream, while the server
-/// takes nothing else.
+/// accepts nothing else.
 const TRIES: u32 = 3;
 
 #[cfg(test)]
@@ -96,7 +97,7 @@ mod tests {
 
     use super::{Conflicts, TRIES};
 
-    /// After the conflicts by which nothing is decided yet.
+    /// The number of conflicts after which nothing is decided yet.
     fn after_tries(patience: Duration) -> Conflicts {
         let mut conflicts = Conflicts::new(patience);
         for conflict in 1..=TRIES {
@@ -111,13 +112,13 @@ mod tests {
             let mut conflicts = after_tries(patience);
             assert!(!conflicts.note());
             assert!(conflicts.check(), "{patience:?}");
-            // The connection breaks, and the clock goes on; what was decided stays.
+            // The connection breaks and time passes; the decision stays.
             for _ in 0..2 {
                 assert!(conflicts.is_look_pending(), "{patience:?}");
             }
             conflicts.looked();
             assert!(!conflicts.is_look_pending());
-            // Only now the time counts.
+            // From now on the time matters.
             assert_eq!(conflicts.note(), patience == Duration::MAX);
             assert!(!conflicts.check());
             assert!(!conflicts.is_look_pending());

@@ -1,5 +1,5 @@
-//! Applies what the server sends to the replica. Large updates are applied on a thread for blocking work, so that no
-//! thread of the runtime waits for them.
+//! Applies what the server sends to the replica. Large updates are applied on a thread for blocking
+//! work, so that they do not block the runtime.
 
 use std::panic::resume_unwind;
 use std::sync::Arc;
@@ -11,20 +11,19 @@ use super::ClientIds;
 use crate::live_document::{DocumentEvent, Refusal, Shared, State};
 use crate::sync_calls::SyncStream;
 
-/// How many bytes are gone through on a thread of the runtime: an update of that length takes about
-/// a millisecond.
+/// The largest update that is applied on a thread of the runtime. It takes roughly a millisecond.
 const INLINE_BYTES: usize = 32 << 10;
 
-/// How much is gone through.
+/// How much work an operation is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Work {
-    /// So many bytes.
+    /// The size of the updates in bytes.
     Bytes(usize),
-    /// The whole document, whose length is not known without going through it.
+    /// The whole document. Its size is not known without traversing it.
     Document,
 }
 
-/// Runs `apply`: here if it is little work, otherwise on a thread for blocking work.
+/// Runs `apply`: inline if it is little work, otherwise on a thread for blocking work.
 pub(super) async fn run<F>(
     shared: &Arc<Shared>,
     client_ids: &mut ClientIds,
@@ -38,7 +37,7 @@ where
         return apply(shared, client_ids);
     }
     let shared = Arc::clone(shared);
-    // The simulation, which draws ids from elsewhere, runs no task.
+    // The simulation, which has other ids, runs no task.
     let applied = tokio::task::spawn_blocking(move || apply(&shared, &mut ClientIds::Random)).await;
     applied.unwrap_or_else(|error| match error.try_into_panic() {
         Ok(panic) => resume_unwind(panic),
@@ -46,7 +45,7 @@ where
     })
 }
 
-/// Applies an update of somebody else.
+/// Applies an update from another participant.
 pub(super) fn receive(
     shared: &Shared,
     client_ids: &mut ClientIds,
@@ -61,16 +60,16 @@ pub(super) fn receive(
     Ok(())
 }
 
-/// What the server lacks before an update that it has stored.
+/// Operations that the server lacks before an update that it has stored.
 #[derive(Debug)]
 pub(crate) struct Gap {
     pub(super) number: u64,
-    /// What the server has.
+    /// The server's state vector.
     pub(super) vector: Vec<u8>,
 }
 
 impl Gap {
-    /// Has what is missing sent.
+    /// Queues the missing operations to be sent.
     pub(crate) fn fill(&self, shared: &Shared) -> Result<(), String> {
         let mut state = shared.lock();
         let filled = state.replica.fill_gap(self.number, &self.vector);
@@ -83,21 +82,21 @@ impl Gap {
     }
 }
 
-/// What becomes of the replica when a stream begins.
+/// The treatment of the replica when a stream starts.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum StartOver {
-    /// It is kept, and brought up to date.
+    /// Keep it, and bring it up to date.
     No,
-    /// It is made again from the server's state, without what was refused.
+    /// Rebuild it from the server's state, without the refused edits.
     Fresh,
-    /// The same, unless the server has no other content under the names of what it refused as a
-    /// conflict. Then the replica is kept.
+    /// Like `Fresh`, unless the refusal was a conflict and the server has no other content under
+    /// the names of the refused edits. Then keep the replica.
     FreshAfterConflict,
-    /// It is made again: another document is at the path.
+    /// Rebuild it, because another document is at the path.
     Replaced,
 }
 
-/// What became of the replica.
+/// The result of that treatment.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Taken {
     BroughtUp,
@@ -106,7 +105,7 @@ enum Taken {
     Ended,
 }
 
-/// What a stream begins with.
+/// The start of a stream.
 #[derive(Debug)]
 pub(crate) struct Beginning {
     /// The update that brings the replica up to date.
@@ -127,8 +126,8 @@ impl Beginning {
         }
     }
 
-    /// What is gone through to take it up. What is made again, or compared with the server, is the
-    /// whole document.
+    /// The work of applying it. Rebuilding, or comparing with the server, traverses the whole
+    /// document.
     pub(super) fn work(&self, shared: &Shared, over: StartOver) -> Work {
         if over != StartOver::No || self.server_vector.is_some() {
             return Work::Document;
@@ -163,7 +162,7 @@ impl Beginning {
         if let Some(identity) = &self.identity
             && state.replica.set_identity(identity)
         {
-            // What is written down before belongs to it, too.
+            // The journal's earlier records belong to this identity, too.
             state.journal_anew();
         }
         state.journal_progress((taken == Taken::BroughtUp).then_some(&self.state));
@@ -172,7 +171,7 @@ impl Beginning {
         Ok(())
     }
 
-    /// Makes the replica again, unless there is a reason to keep it or to end the document.
+    /// Rebuilds the replica, unless the replica must be kept or the document ends.
     fn start_over(
         &self,
         state: &mut State,
@@ -180,7 +179,7 @@ impl Beginning {
         over: StartOver,
     ) -> Result<Taken, String> {
         let is_replaced = over == StartOver::Replaced;
-        // What is left of the old document would be lost with it.
+        // Rebuilding would discard the local content of the old document.
         if is_replaced && state.end_untold(Refusal::replaced()) {
             return Ok(Taken::Ended);
         }
@@ -190,7 +189,7 @@ impl Beginning {
             return Ok(Taken::MadeAgain);
         }
         if over == StartOver::FreshAfterConflict && state.reconsider_conflict(&document) {
-            // What the server has beyond the replica is new to it.
+            // The server may have content that the replica lacks.
             self.bring_up(state, client_ids, &document.state_vector())?;
             return Ok(Taken::BroughtUp);
         }
@@ -206,7 +205,7 @@ impl Beginning {
     fn document(&self, state: &State, client_ids: &mut ClientIds) -> Result<MeshDocument, String> {
         let schema =
             MeshSchema::from_json(&self.schema).map_err(|error| format!("its schema: {error}"))?;
-        // What the server has taken is not for us to refuse.
+        // Content that the server has accepted must not be rejected here.
         let mut limits = Limits::NONE;
         limits.depth = Limits::default().depth;
         let mut document = MeshDocument::with_limits(schema, client_ids.next(), limits);
@@ -219,7 +218,8 @@ impl Beginning {
         Ok(document)
     }
 
-    /// Applies it to the replica as it is, of which the server has what its state vector says.
+    /// Brings the existing replica up to date, and queues what the server lacks beyond its state
+    /// vector.
     fn bring_up(
         &self,
         state: &mut State,
@@ -291,7 +291,7 @@ mod tests {
             state.replica.acknowledged(next.number);
         }
         drop(state);
-        // A long text of which everything is acknowledged is only gone through if it is compared.
+        // A long text with all edits acknowledged is only traversed if it is compared.
         let work = |server_vector, over| beginning(server_vector).work(&shared, over);
         assert_eq!(work(None, StartOver::No), Work::Bytes(2));
         assert_eq!(work(None, StartOver::Fresh), Work::Document);
@@ -312,7 +312,7 @@ mod tests {
         let second = replica.snapshot();
         let counts = [&first, &second].map(|snapshot| snapshot.root().child_count());
         assert_eq!(counts, [0, 1]);
-        // Another document, though of the same revision.
+        // Another document, with the same revision.
         let mut other = MeshDocument::new(schema, 2);
         let update = second.encode_state();
         other.apply_update(&update).expect("it is an update");

@@ -1,4 +1,4 @@
-//! What of a replica is not in its journal yet, without any I/O.
+//! The part of a replica that its journal does not have yet, without I/O.
 
 use std::sync::Arc;
 
@@ -8,15 +8,16 @@ use super::RoomKey;
 use super::record::{self, BLANK, EDIT, HEAD, MAGIC, MERGED, SAVED, STATE};
 use crate::replica::Replica;
 
-/// How much longer than twice what it was right after it was rewritten a journal may become.
+/// By how much a journal may exceed twice its size after the last rewrite.
 const SLACK_BYTES: u64 = if cfg!(test) { 1 << 10 } else { 16 << 10 };
 
-/// What was received waits up to this size; beyond it the next write is the whole document.
+/// Unwritten updates from the server are kept up to this size. Beyond it the next write is the
+/// whole document.
 const MAX_RECEIVED_BYTES: usize = 1 << 20;
 
 /// How far a journal is behind its replica.
 ///
-/// Edits wait in the replica, so nothing of them is kept here but how far they are written.
+/// Edits wait in the replica, so only the written position is kept here.
 #[expect(
     clippy::struct_excessive_bools,
     reason = "independent facts about one file"
@@ -27,41 +28,41 @@ pub(crate) struct Pending {
     path: String,
     /// Edits up to this number are on stable storage.
     written: u64,
-    /// Edits up to this number are known there to be acknowledged.
+    /// Edits up to this number are acknowledged according to the journal.
     saved: u64,
     /// Updates from the server that are not written yet.
     received: Vec<Vec<u8>>,
     received_bytes: usize,
     /// How many of `received` are in the batch that is being written.
     taken: usize,
-    /// Whether the replica is the document. Before that there is nothing to be written.
+    /// Whether the replica is the document. Before that, nothing is written.
     is_started: bool,
-    /// Whether only the whole document can be written next.
+    /// Whether the next write must be the whole document.
     is_whole: bool,
-    /// Whether what is on the disk is kept beside the next whole document.
+    /// Whether the next rewrite first copies the current file.
     keeps_old: bool,
-    /// Whether the journal holds edits under names that they don't have any more.
+    /// Whether the journal has edits under names that have changed.
     is_renamed: bool,
     bytes: u64,
     base_bytes: u64,
-    /// Why the last write failed, until one succeeds.
+    /// The error of the last write, until one succeeds.
     failure: Option<String>,
 }
 
-/// What is to be written to a journal in one step.
+/// Records to write to a journal in one step.
 #[derive(Debug)]
 pub(crate) struct Batch {
     pub(super) records: Vec<u8>,
-    /// Whether it takes the place of what is there.
+    /// Whether it replaces the file.
     pub(super) is_whole: bool,
-    /// Whether what is there is kept beside it.
+    /// Whether the file is copied before it is replaced.
     pub(super) keeps_old: bool,
     last: u64,
     saved: u64,
 }
 
 impl Pending {
-    /// Nothing is written yet.
+    /// Starts with an empty journal.
     pub(crate) fn new(room: Arc<RoomKey>, path: &str) -> Self {
         Self {
             room,
@@ -81,7 +82,7 @@ impl Pending {
         }
     }
 
-    /// An update came from the server.
+    /// Records an update from the server.
     pub(crate) fn receive(&mut self, update: &[u8]) {
         if self.is_whole || update.is_empty() {
             return;
@@ -94,8 +95,8 @@ impl Pending {
         }
     }
 
-    /// The server has what was sent with this number, and the replica is about to forget it. What of it is not written yet
-    /// would be found nowhere then.
+    /// The server has stored the update with this number, and the replica is about to remove it. An
+    /// unwritten part of it would then be missing in the journal.
     pub(crate) fn answered(&mut self, replica: &Replica, number: u64) {
         if number > self.written {
             let mut edits = replica.edits_after(self.written);
@@ -105,7 +106,8 @@ impl Pending {
         }
     }
 
-    /// The replica is not what the journal says, even with everything that was received and edited since.
+    /// Requests a rewrite: the journal does not describe the replica, even with the updates and
+    /// edits since.
     pub(crate) fn start_over(&mut self) {
         self.is_started = true;
         self.is_whole = true;
@@ -114,25 +116,27 @@ impl Pending {
         self.taken = 0;
     }
 
-    /// The replica has started over, so its edits may have other names than in the journal. If they were sent before the
-    /// journal is rewritten, a program that ends in between would make and send them a second time.
+    /// The replica has started over, so its edits may have other names than in the journal. They
+    /// must not be sent before the journal is rewritten: a program that ends in between would make
+    /// and send them a second time.
     pub(crate) fn rename(&mut self, replica: &Replica) {
         self.is_renamed |= !replica.is_saved();
         self.start_over();
     }
 
-    /// Whether nothing may be sent before the journal was rewritten. A disk that fails does not keep edits from the server.
+    /// Whether nothing may be sent before the journal is rewritten. A failing disk does not hold
+    /// edits back.
     pub(crate) fn holds_edits(&self) -> bool {
         self.is_renamed && self.failure.is_none()
     }
 
-    /// The replica is another document. What is on the disk of the old one is set aside.
+    /// The replica is another document. The journal of the old one is set aside.
     pub(crate) fn replace(&mut self) {
         self.keeps_old = true;
         self.start_over();
     }
 
-    /// The next batch is the last one. A journal that is more than twice as long as it has to be is rewritten.
+    /// Prepares the last batch. A journal of more than twice the necessary size is rewritten.
     pub(crate) fn finish(&mut self, replica: &Replica) {
         let needed = |pending: &mut Self| pending.whole(replica).records.len() as u64;
         if self.is_started && !self.is_whole && self.bytes > 2 * needed(self) {
@@ -140,8 +144,8 @@ impl Pending {
         }
     }
 
-    /// What is to be written now; `None` if that is nothing. Then one of [`wrote`](Self::wrote) and [`failed`](Self::failed)
-    /// has to be called before the next.
+    /// The next batch; `None` if there is nothing to write. Call [`wrote`](Self::wrote) or
+    /// [`failed`](Self::failed) before the next call.
     pub(crate) fn take(&mut self, replica: &Replica) -> Option<Batch> {
         if !self.is_started {
             return None;
@@ -170,7 +174,7 @@ impl Pending {
     }
 
     fn whole(&mut self, replica: &Replica) -> Batch {
-        // What is asked for a rewrite from here on comes after this one.
+        // Requests for a rewrite from here on concern the next one.
         self.is_whole = false;
         let document = replica.document();
         let mut base = Vec::new();
@@ -199,12 +203,12 @@ impl Pending {
         }
     }
 
-    /// A batch is on stable storage.
+    /// The batch is on stable storage.
     pub(crate) fn wrote(&mut self, batch: &Batch) {
         let length = batch.records.len() as u64;
         if batch.is_whole {
             self.keeps_old &= !batch.keeps_old;
-            // It may have been made again while this was written.
+            // The replica may have started over again while this was written.
             self.is_renamed &= self.is_whole;
             self.bytes = 0;
             self.base_bytes = length;
@@ -219,7 +223,7 @@ impl Pending {
         self.failure = None;
     }
 
-    /// A batch could not be written.
+    /// The batch could not be written.
     pub(crate) fn failed(&mut self, batch: &Batch, needs_rewrite: bool, reason: String) {
         self.taken = 0;
         if batch.is_whole || needs_rewrite {
@@ -228,12 +232,12 @@ impl Pending {
         self.failure = Some(reason);
     }
 
-    /// Up to which number edits are on stable storage.
+    /// The number up to which edits are on stable storage.
     pub(crate) fn written(&self) -> u64 {
         self.written
     }
 
-    /// Why the last write failed, until one succeeds.
+    /// The error of the last write, until one succeeds.
     pub(crate) fn failure(&self) -> Option<&str> {
         self.failure.as_deref()
     }
@@ -242,7 +246,7 @@ impl Pending {
 fn push_edits(records: &mut Vec<u8>, replica: &Replica, after: u64) {
     for one in replica.edits_after(after) {
         if one.is_blank {
-            // It comes before the update: a file that is cut between them has neither.
+            // It precedes the update: a file that is cut between them has neither.
             record::push(records, BLANK, &one.number.to_le_bytes());
         }
         let mut payload = one.number.to_le_bytes().to_vec();
@@ -250,7 +254,7 @@ fn push_edits(records: &mut Vec<u8>, replica: &Replica, after: u64) {
         payload.extend_from_slice(one.update);
         record::push(records, EDIT, &payload);
         if one.first <= after {
-            // It comes after the edit: a file that is cut between them has too much, never too little.
+            // It follows the edit: a file that is cut between them has too much, never too little.
             let [first, last] = [one.first, one.number].map(u64::to_le_bytes);
             record::push(records, MERGED, &[first, last].concat());
         }

@@ -1,46 +1,52 @@
-//! The form of a journal's bytes: records with checksums, and what a damaged file looks like.
+//! The record format of journals: checksums, and the detection of damage.
 //!
 //! ```text
 //! file   = magic (8 bytes), head record, records…
-//! record = length of the payload: u32 ‖ checksum of kind and payload: u32 ‖ kind: u8 ‖ checksum of these 9 bytes: u32 ‖ payload
+//! record = length of the payload: u32 ‖ checksum of kind and payload: u32 ‖ kind: u8
+//!          ‖ checksum of these 9 bytes: u32 ‖ payload
 //! ```
 //!
-//! Numbers are little-endian, checksums CRC-32. Files of the first version have no magic, and record heads without a
-//! checksum of their own.
+//! Numbers are little-endian, checksums are CRC-32. Files of the first version have no magic, and
+//! their record heads have no checksum of their own.
 
 use std::fmt;
 
-/// Begins a file of this version.
+/// Starts a file of this version.
 pub(super) const MAGIC: &[u8; 8] = b"meshjnl2";
 
-/// JSON: whose journal it is, the schema, and `base_bytes`, the length of the records that were written with it.
+/// JSON: the journal's project, room and path, the schema, the document's identity, and
+/// `base_bytes`, the length of the records that were written together with it.
 pub(super) const HEAD: u8 = 1;
 /// An update that the server has.
 pub(super) const STATE: u8 = 2;
-/// The number of an edit: u64 ‖ how many edits are merged in it: u32 ‖ its update. In the first version without the count.
+/// An edit's number: u64 ‖ how many edits are merged in it: u32 ‖ its update. The first version has
+/// no count.
 pub(super) const EDIT: u8 = 3;
 /// The number up to which all edits are acknowledged: u64.
 pub(super) const SAVED: u8 = 4;
-/// The numbers of the first and of the last of several edits: u64 each. The record of the last one has all of them, so
-/// the others before it are not edits of their own any more. Readers that don't know it ignore it.
+/// The numbers of the first and the last of several edits: u64 each. The record of the last one
+/// contains all of them, so the others are no longer separate edits. Readers that do not know this
+/// kind ignore it.
 pub(super) const MERGED: u8 = 5;
-/// The number of an update: u64. Its record, an [`EDIT`] of no edits that follows, takes the place of operations that were
-/// given up; without this one before it, it repeats what the server lacks. Readers that don't know it ignore it.
+/// The number of an update: u64. Its record, an [`EDIT`] of no edits that follows, replaces
+/// operations that were given up. An [`EDIT`] of no edits without this record repeats what the
+/// server lacks. Readers that do not know this kind ignore it.
 pub(super) const BLANK: u8 = 6;
 
-/// Length, checksum, kind, checksum of these.
+/// Length, checksum and kind, and the checksum of these.
 const RECORD_HEAD: usize = 13;
 const OLD_RECORD_HEAD: usize = 9;
 
-/// Blocks that were allocated and not written before a power cut read as zeros from a multiple of this on.
+/// Blocks that were allocated but not written before a power cut read as zeros, from a multiple of
+/// this size.
 const PAGE: usize = 4096;
-/// Fewer zeros than this may be content.
+/// Fewer zeros may be content.
 const MIN_HOLE: usize = 8;
 
 /// The kind of a record, its payload, and the offset of its end.
 pub(super) type Record<'a> = (u8, &'a [u8], usize);
 
-/// Why bytes are not a journal.
+/// Why bytes are not a valid journal.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Damage {
     pub(super) at: usize,
@@ -64,8 +70,8 @@ pub(super) fn push(out: &mut Vec<u8>, kind: u8, payload: &[u8]) {
     out.extend_from_slice(payload);
 }
 
-/// The whole records after the magic. A last record that was cut off by a crash is left
-/// out; anything else that is not a record is damage.
+/// The whole records after the magic. A last record that a crash cut off is skipped; anything else
+/// that is not a record is damage.
 pub(super) fn records(bytes: &[u8]) -> Result<Vec<Record<'_>>, Damage> {
     let mut records = Vec::new();
     let mut at = MAGIC.len();
@@ -81,7 +87,7 @@ pub(super) fn records(bytes: &[u8]) -> Result<Vec<Record<'_>>, Damage> {
             return Err(damage("the head of a record is damaged"));
         }
         let length = word(head, 0).unwrap_or_default() as usize;
-        // The length is what was written, so the rest was not.
+        // The length is intact, so the rest was not written.
         let Some(payload) = body.get(..length) else {
             break;
         };
@@ -98,8 +104,8 @@ pub(super) fn records(bytes: &[u8]) -> Result<Vec<Record<'_>>, Damage> {
     Ok(records)
 }
 
-/// The same for a file of the first version. Nothing checks a length there, so one that goes beyond the end is damage if
-/// whole records follow.
+/// The same for a file of the first version. Its lengths are not covered by a checksum, so a length
+/// beyond the end is damage if whole records follow.
 pub(super) fn old_records(bytes: &[u8]) -> Result<Vec<Record<'_>>, Damage> {
     let mut records = Vec::new();
     let mut at = 0;

@@ -1,4 +1,4 @@
-//! What the bytes of a journal say.
+//! Decodes the bytes of a journal.
 
 use std::collections::BTreeSet;
 
@@ -9,7 +9,7 @@ use super::record::{self, BLANK, EDIT, HEAD, MAGIC, MERGED, SAVED, STATE};
 use super::{RoomKey, Unsent};
 use crate::replica::Replica;
 
-/// What a journal held.
+/// The content of a journal.
 #[derive(Debug)]
 pub(super) struct Recovered {
     pub(super) path: String,
@@ -19,7 +19,7 @@ pub(super) struct Recovered {
     unsaved: Vec<Unsaved>,
 }
 
-/// An update that was not acknowledged, and how many edits are merged in it.
+/// An unacknowledged update, and how many edits are merged in it.
 #[derive(Debug)]
 struct Unsaved {
     edits: u32,
@@ -27,7 +27,7 @@ struct Unsaved {
     update: Vec<u8>,
 }
 
-/// The replica that the bytes of a document's journal describe; `None` if nothing was ever written.
+/// Decodes a document's journal into a replica; `None` if nothing was ever written.
 pub(super) fn replica_of(
     bytes: &[u8],
     room: &RoomKey,
@@ -56,7 +56,7 @@ impl From<String> for Fault {
     }
 }
 
-/// Reads what a journal of this room says; `None` if nothing was ever written.
+/// Decodes a journal of this room; `None` if nothing was ever written.
 pub(super) fn recover(bytes: &[u8], room: &RoomKey) -> Result<Option<Recovered>, Fault> {
     if bytes.is_empty() {
         return Ok(None);
@@ -124,17 +124,17 @@ pub(super) fn recover(bytes: &[u8], room: &RoomKey) -> Result<Option<Recovered>,
                     *is_merged |= (first..last).contains(number);
                 }
             }
-            // Of a later version.
+            // A kind of a later version.
             _ => {}
         }
     }
     let end = rest.last().map_or(*head_end, |(_, _, end)| *end);
-    // What was written with the head was on the disk before the file had its name.
+    // The records that were written with the head were on disk before the file got its name.
     let base_bytes = head["base_bytes"].as_u64().unwrap_or(0);
     if ((end - head_end) as u64) < base_bytes {
         return Err(Fault::Damaged(format!("it is cut off at byte {end}")));
     }
-    // What is saved is in the document all the same.
+    // Acknowledged edits are part of the document, too.
     let mut unsaved = Vec::new();
     for (number, merged, update, is_merged) in edits {
         updates.push(update.clone());
@@ -156,13 +156,13 @@ pub(super) fn recover(bytes: &[u8], room: &RoomKey) -> Result<Option<Recovered>,
 }
 
 impl Recovered {
-    /// What of it is not acknowledged.
+    /// The unacknowledged edits.
     pub(super) fn unsent(&self) -> Option<Unsent> {
         let unsaved = self.unsaved.iter();
         Unsent::of(&self.path, unsaved.map(|one| (one.edits, &one.update[..])))
     }
 
-    /// The replica that it describes.
+    /// Builds the replica.
     fn into_replica(self, client_id: u64) -> Result<Replica, Fault> {
         let mut limits = Limits::NONE;
         limits.depth = Limits::default().depth;

@@ -1,11 +1,12 @@
-//! Programs that end anywhere and begin again from their journal, beside a server that is lost, comes back and refuses, on a
-//! disk that is full at times, and with files that are damaged between two programs.
+//! Tests of restarts: programs end at any point and start again from their journal. Meanwhile the
+//! server is lost, returns and refuses, the disk is sometimes full, and files are damaged between
+//! two programs.
 //!
-//! What was journaled is sent, what was acknowledged is never lost, and damage is either told or costs nothing that was
-//! promised.
+//! Journaled edits are sent, acknowledged edits are never lost, and damage is either reported or
+//! costs no promised edit.
 //!
-//! Each seed is one run. `JOURNAL_SEEDS=3000 cargo test -p meshagent-client restarts` runs as many; `JOURNAL_FROM=17
-//! JOURNAL_SEEDS=1` repeats one.
+//! Each seed is one run. `JOURNAL_SEEDS=3000 cargo test -p meshagent-client restarts` runs 3,000;
+//! `JOURNAL_FROM=17 JOURNAL_SEEDS=1` repeats one.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::fs;
@@ -37,7 +38,7 @@ fn no_edit_is_lost_wherever_a_program_ends() {
         }
         run.end();
     }
-    // A run in which nothing happens shows nothing.
+    // The runs must have reached all of these states to prove anything.
     if seeds >= 40 {
         let Seen {
             restarts,
@@ -76,10 +77,10 @@ struct Seen {
     unwritten: u64,
 }
 
-/// What the server says to an update.
+/// The server's answer to an update.
 enum Answer {
     Stored,
-    /// It lacks what comes before; it has this.
+    /// The server lacks earlier operations; this is its state vector.
     Gap(Vec<u8>),
     Refused,
 }
@@ -89,24 +90,24 @@ struct Run<'a> {
     random: Random,
     directory: &'a Path,
     server: MeshDocument,
-    /// What others have edited, who are always up to date.
+    /// The document of other participants, which is always up to date.
     other: MeshDocument,
     replica: Replica,
     journal: Option<Journal>,
     pending: Pending,
     answers: VecDeque<(u64, Answer)>,
     is_refused: bool,
-    /// Whether edits were sent that the journal has under other names, as the disk was full.
+    /// Whether edits were sent that the journal has under other names, because the disk was full.
     may_double: bool,
-    /// Whether the server refuses, and loses, what it could take.
+    /// Whether the server refuses or loses updates that it could store.
     is_moody: bool,
     names: u64,
     clients: u64,
-    /// What was inserted, by the numbers of edits that are neither journaled nor acknowledged yet.
+    /// Inserted names, with the numbers of edits that are neither journaled nor acknowledged yet.
     edited: Vec<(u64, String)>,
-    /// What was journaled, and neither deleted nor refused since.
+    /// Names that were journaled, and neither deleted nor refused since.
     journaled: BTreeSet<String>,
-    /// What was journaled or acknowledged, and neither deleted nor refused since.
+    /// Names that were journaled or acknowledged, and neither deleted nor refused since.
     promised: BTreeSet<String>,
 }
 
@@ -153,7 +154,7 @@ impl<'a> Run<'a> {
             }
             19 => self.damage(seen),
             20 => {
-                // For some time, there is room for this much more.
+                // For some time there is only this much space left.
                 let more = self.random.below(300);
                 let journal = self.journal.as_mut().expect("the program runs");
                 journal.quota = match journal.quota {
@@ -167,7 +168,7 @@ impl<'a> Run<'a> {
             23 if self.random.below(3) == 0 => self.take_place(),
             _ => self.end_within_an_edit(seen),
         }
-        // The thread that writes may be late.
+        // The writer's thread may be late.
         if self.random.below(3) > 0 {
             self.write_now(seen);
         }
@@ -177,7 +178,7 @@ impl<'a> Run<'a> {
         self.write_now(&mut Seen::default());
     }
 
-    /// Writes what is to be written. Returns whether all is.
+    /// Writes the next batch. Returns whether the journal is complete.
     fn write_now(&mut self, seen: &mut Seen) -> bool {
         let Some(batch) = self.pending.take(&self.replica) else {
             return true;
@@ -201,7 +202,7 @@ impl<'a> Run<'a> {
         true
     }
 
-    /// The edits up to this one are acknowledged.
+    /// Promises the edits that the server has acknowledged.
     fn saved(&mut self) {
         let saved = self.replica.saved_number();
         let acknowledged = self.edited.iter().filter(|(number, _)| *number <= saved);
@@ -246,7 +247,7 @@ impl<'a> Run<'a> {
         self.server.apply_update(&update).unwrap();
     }
 
-    /// Somebody writes under our client id, where our next edit is.
+    /// Another program writes under this client id, at the clock of the next edit.
     fn take_place(&mut self) {
         let client = self.replica.document().client_id();
         let mut thief = MeshDocument::new(schema(), client);
@@ -256,7 +257,7 @@ impl<'a> Run<'a> {
         self.server.apply_update(&update).unwrap();
     }
 
-    /// Takes up what others have edited.
+    /// Applies the edits of other participants.
     fn receive(&mut self) {
         let vector = self.replica.document().state_vector();
         let update = self.server.encode_diff(&vector).unwrap();
@@ -269,7 +270,7 @@ impl<'a> Run<'a> {
     }
 
     fn send(&mut self, seen: &mut Seen) {
-        // After a refusal the stream is over.
+        // A refusal ends the stream.
         if self.is_refused || self.pending.holds_edits() {
             return;
         }
@@ -288,7 +289,7 @@ impl<'a> Run<'a> {
                 seen.conflicts += 1;
                 Answer::Refused
             }
-            // One that was lost on its way: the server is told of what comes after it only.
+            // The update is lost on the way: only later ones reach the server.
             UpdateKind::New if self.is_moody && self.random.below(16) == 0 => {
                 seen.gaps += 1;
                 Answer::Gap(self.server.state_vector())
@@ -316,7 +317,7 @@ impl<'a> Run<'a> {
         match answer {
             Answer::Stored => self.replica.acknowledged(number),
             Answer::Gap(vector) => {
-                // Not worth a try any more is for good.
+                // A gap that the client no longer fills would be permanent.
                 let is_filled = self.replica.fill_gap(number, &vector).unwrap();
                 assert!(is_filled, "seed {}", self.seed);
             }
@@ -339,7 +340,8 @@ impl<'a> Run<'a> {
         self.pending.rename(&self.replica);
         self.answers.clear();
         self.is_refused = false;
-        // Nothing here builds on a refused edit, so only the edits that are reported are lost; what the server has stays.
+        // No edit here depends on a refused one, so only the reported edits are lost; the server's
+        // content stays.
         let (left, stored) = (names(self.replica.document()), names(&self.server));
         let told: Vec<String> = lost
             .iter()
@@ -361,7 +363,7 @@ impl<'a> Run<'a> {
         self.edited.retain(|(_, name)| left.contains(name));
     }
 
-    /// What was under way is lost, answers too; the next stream brings what was missed.
+    /// Updates and answers in flight are lost. The next stream brings the missed updates.
     fn reconnect(&mut self) {
         self.answers.clear();
         self.is_refused = false;
@@ -369,11 +371,11 @@ impl<'a> Run<'a> {
         self.receive();
     }
 
-    /// The program ends, and begins again.
+    /// The program ends, and starts again.
     fn restart(&mut self, seen: &mut Seen) {
         let before = names(self.replica.document());
         let unsaved = self.replica.unsaved().count();
-        // It may be killed before the last is written.
+        // The program may be killed before the last write.
         let is_written = self.random.below(2) == 0 && self.write_now(seen);
         seen.unwritten += u64::from(!is_written);
         self.end_program();
@@ -393,7 +395,7 @@ impl<'a> Run<'a> {
         self.journal = None;
         self.answers.clear();
         self.is_refused = false;
-        // What nobody was told of may be lost.
+        // Edits that were neither journaled nor acknowledged may be lost.
         self.edited.clear();
     }
 
@@ -419,7 +421,7 @@ impl<'a> Run<'a> {
         );
     }
 
-    /// The program ends, and its file is damaged before it begins again.
+    /// The program ends, and its file is damaged before it starts again.
     fn damage(&mut self, seen: &mut Seen) {
         self.write_now(seen);
         let path = self
@@ -434,7 +436,7 @@ impl<'a> Run<'a> {
         let mut bad = good.clone();
         let is_cut = match self.random.below(3) {
             0 => {
-                // Most of it was written as a whole, with the head.
+                // Most of the file was written together with the head.
                 let from = length - length.min(1 + self.random.below(1_000));
                 let kept = from + self.random.below(length - from);
                 bad.truncate(usize::try_from(kept).unwrap());
@@ -462,7 +464,8 @@ impl<'a> Run<'a> {
         let opened = Journal::open(self.directory, &room(), "a.document", self.clients);
         let (seed, damaged) = (self.seed, bad.len());
         match opened {
-            // Nothing can tell that it was longer once; what is on the server comes from there.
+            // A cut at a record's end can't be detected. The server's content comes from the
+            // server.
             Ok((journal, Some(replica))) if is_cut => {
                 seen.cut += 1;
                 let (there, stored) = (names(replica.document()), names(&self.server));
@@ -487,7 +490,7 @@ impl<'a> Run<'a> {
                     assert!(found.is_none(), "seed {seed}: it opens from the server");
                     fs::remove_file(kept).unwrap();
                 } else {
-                    // Only a version can't be told from damage.
+                    // Only a damaged version byte can't be distinguished from a later version.
                     assert!(bad[7] != good[7], "seed {seed}: {error}");
                 }
                 fs::write(&path, &good).unwrap();
@@ -496,7 +499,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// The program ends while it writes an edit down, of which nobody was told.
+    /// The program ends while it writes an edit that was not yet reported as journaled.
     fn end_within_an_edit(&mut self, seen: &mut Seen) {
         if !self.write_now(seen) {
             return;
@@ -519,13 +522,13 @@ impl<'a> Run<'a> {
         }
         self.begin_program();
         if is_appended {
-            // Without the edit it is as before.
+            // Without the edit, everything is as before.
             let after = names(self.replica.document());
             assert_eq!(after, before, "seed {}", self.seed);
         }
     }
 
-    /// What was made again is not there beside what it was made of.
+    /// An edit that was made again must not be there beside the original.
     fn check_once(&self) {
         let ids = ids(&self.server);
         let names: BTreeSet<&String> = ids.iter().collect();
@@ -533,7 +536,7 @@ impl<'a> Run<'a> {
         assert!(are_once || self.may_double, "seed {}: {ids:?}", self.seed);
     }
 
-    /// Nothing fails any more.
+    /// Ends the run without further failures, and checks it.
     fn end(mut self) {
         self.journal.as_mut().expect("the program runs").quota = None;
         assert!(self.write_now(&mut Seen::default()), "seed {}", self.seed);

@@ -1,7 +1,8 @@
-//! The thread that owns a room's journals, so that no other thread ever waits for the disk.
+//! The thread that owns a room's journals, so that no other thread waits for the disk.
 //!
-//! It is told which documents have something to be written, and takes that from them when it comes to it. So a slow disk
-//! makes batches larger, and the queue holds each open document once at most.
+//! The thread is notified which documents have changes, and takes these from the document when its
+//! turn comes. A slow disk therefore leads to larger batches, and each open document is in the
+//! queue at most once.
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -18,25 +19,25 @@ use crate::live_document::Shared;
 use crate::replica::Replica;
 use crate::resend::Resends;
 
-/// How long after a failed write the next one is tried, if nothing else is written before.
+/// The pause before a failed write is retried, unless another write succeeds earlier.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// How many lists of a directory are made or waited for at once.
+/// How many lists of a directory may be in progress or waiting.
 const LISTS: usize = 4;
 
-/// The owner of the thread. When it is dropped, what is left is written, and the thread has ended.
+/// Owns the thread. Dropping it writes the remaining changes, and waits for the thread's end.
 #[derive(Debug)]
 pub(crate) struct Writer {
     journals: Journals,
     thread: Option<JoinHandle<()>>,
 }
 
-/// A room's journals, for those who have documents in them. Cheap to clone.
+/// The handle of a room's journals. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct Journals {
     queue: Arc<Queue>,
     pub(crate) room: Arc<RoomKey>,
-    /// Those whose edits are to be sent.
+    /// The documents whose journals have edits to send.
     pub(crate) resends: Resends,
 }
 
@@ -49,8 +50,8 @@ struct Queue {
 
 #[derive(Debug, Default)]
 struct Jobs {
-    /// One opening and one release for each document's task, which waits for them; one write for each document that has
-    /// no other waiting; and the lists, of which there are few.
+    /// The queue is bounded: one opening and one release for each document's task, which waits for
+    /// them, at most one write for each document, and a few lists.
     waiting: VecDeque<Job>,
     is_stopping: bool,
 }
@@ -71,11 +72,11 @@ enum Job {
     },
 }
 
-/// The edits in the journals of a room.
+/// The unacknowledged edits in a room's journals.
 #[derive(Debug, Default)]
 pub(crate) struct Listed {
     pub(crate) unsent: Vec<Unsent>,
-    /// Files that are damaged.
+    /// Damaged files, with the reason.
     pub(crate) damaged: Vec<(PathBuf, String)>,
     /// Files that can't be read now.
     pub(crate) unreadable: Vec<(PathBuf, io::Error)>,
@@ -120,7 +121,7 @@ impl Drop for Writer {
         self.journals.queue.lock().is_stopping = true;
         self.journals.queue.has_work.notify_one();
         if let Some(thread) = self.thread.take() {
-            // It has told of what it could not write.
+            // Failed writes were reported to the documents.
             let _panicked = thread.join();
         }
     }
@@ -135,7 +136,7 @@ impl Journals {
             has_work: Condvar::new(),
             lists: Semaphore::new(LISTS),
         };
-        // What is asked for is dropped: whoever drives the documents looks at them himself.
+        // All jobs are dropped: the simulation reads the changes of its documents itself.
         queue.lock().is_stopping = true;
         Self {
             queue: Arc::new(queue),
@@ -144,7 +145,7 @@ impl Journals {
         }
     }
 
-    /// Opens a document's journal; what it holds, if it holds anything.
+    /// Opens a document's journal; `None` if it is empty.
     pub(crate) async fn open(&self, shared: &Arc<Shared>) -> Result<Option<Replica>, JournalError> {
         let (reply, opened) = oneshot::channel();
         self.queue.push(Job::Open {
@@ -154,7 +155,7 @@ impl Journals {
         opened.await.unwrap_or_else(|_| Err(JournalError::closed()))
     }
 
-    /// What is not acknowledged, by the journals in the directory.
+    /// Lists the unacknowledged edits in the directory's journals.
     pub(crate) async fn list(&self) -> Result<Listed, JournalError> {
         let _few = self.queue.lists.acquire().await;
         let (reply, listed) = oneshot::channel();
@@ -162,7 +163,7 @@ impl Journals {
         listed.await.unwrap_or_else(|_| Err(JournalError::closed()))
     }
 
-    /// The same; a damaged journal is set aside, and an error.
+    /// The same, but a damaged journal is set aside and reported as an error.
     pub(crate) async fn unsent(&self) -> Result<Vec<Unsent>, JournalError> {
         let _few = self.queue.lists.acquire().await;
         let (reply, listed) = oneshot::channel();
@@ -170,13 +171,13 @@ impl Journals {
         listed.await.unwrap_or_else(|_| Err(JournalError::closed()))
     }
 
-    /// There is something to be written of a document that was not in the queue.
+    /// Queues a document with changes. It must not be in the queue already.
     pub(crate) fn write(&self, shared: Arc<Shared>) {
         self.queue.push(Job::Write(shared));
     }
 
-    /// A document has ended: the last is written, and another may open its journal. Returns whether the writer will say
-    /// when that is done.
+    /// Queues the last write of a document that has ended, after which its journal is closed.
+    /// Returns false if the writer has stopped and will not report that.
     pub(crate) fn release(&self, shared: Arc<Shared>) -> bool {
         self.queue.push(Job::Release(shared))
     }
@@ -190,7 +191,8 @@ impl JournalError {
 }
 
 impl Queue {
-    /// Returns whether the thread will come to it. If not, whoever waits for a reply learns that there is none.
+    /// Returns whether the thread will do the job. If not, the job is dropped, and a caller that
+    /// waits for its reply gets an error.
     fn push(&self, job: Job) -> bool {
         let mut jobs = self.lock();
         if jobs.is_stopping {
@@ -205,7 +207,7 @@ impl Queue {
         self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The next job; `None` when it is time for another try.
+    /// Waits for the next job, the time of the next retry, or the end.
     fn next(&self, retry_at: Option<Instant>) -> Next {
         let mut jobs = self.lock();
         loop {
@@ -239,12 +241,12 @@ enum Next {
     Stop,
 }
 
-/// What only the thread sees.
+/// The state of the thread.
 struct Thread {
     directory: PathBuf,
     room: Arc<RoomKey>,
     queue: Arc<Queue>,
-    /// The journals that are open, by path, and whose they are.
+    /// The open journals by path, each with its document.
     open: HashMap<String, (Weak<Shared>, Journal)>,
     retry_at: Option<Instant>,
 }
@@ -255,7 +257,7 @@ impl Thread {
             match self.queue.next(self.retry_at) {
                 Next::Job(Job::Open { shared, reply }) => {
                     let opened = self.open(&shared);
-                    // Who gave up waiting has dropped the document, and its task releases it.
+                    // If the caller has gone, its document was dropped, and the task releases it.
                     let _waiting = reply.send(opened);
                 }
                 Next::Job(Job::Write(shared)) => self.write(&shared, false),
@@ -281,7 +283,7 @@ impl Thread {
     }
 
     fn open(&mut self, shared: &Arc<Shared>) -> Result<Option<Replica>, JournalError> {
-        // A task that was dropped with its runtime has released nothing.
+        // A task that was dropped with its runtime has not released its document.
         self.open.retain(|_, (owner, _)| owner.strong_count() > 0);
         let open = if shared.is_resending() {
             Journal::open_untold
@@ -304,7 +306,7 @@ impl Thread {
         let Some((owner, journal)) = self.open.get_mut(&shared.path) else {
             return;
         };
-        // Another may have opened it since.
+        // Another document may have opened this journal since.
         if !std::ptr::eq(owner.as_ptr(), Arc::as_ptr(shared)) {
             return;
         }
@@ -327,8 +329,8 @@ impl Thread {
     }
 }
 
-/// What was listed; the first journal that is damaged is set aside, and an error. So is, after those, one that can't be
-/// read: what it holds is not known.
+/// The listed edits. The first damaged journal is set aside and reported as an error. Otherwise an
+/// unreadable journal is an error, because its edits are not known.
 fn settle_damage(listed: Listed, room: &RoomKey) -> Result<Vec<Unsent>, JournalError> {
     let Listed {
         mut unsent,
@@ -336,11 +338,12 @@ fn settle_damage(listed: Listed, room: &RoomKey) -> Result<Vec<Unsent>, JournalE
         ..
     } = listed;
     for (path, _) in listed.damaged {
-        // A program that has it open read it when it was whole, and rewrites it.
+        // Another program has it open. That program read the file before the damage, and rewrites
+        // it.
         let Ok(_lock) = lock(&path) else {
             continue;
         };
-        // It was not locked while it was listed, so another program may have replaced it since.
+        // The list was made without the lock, so another program may have replaced the file since.
         match unsent_in(&path, room) {
             Ok(Ok(found)) => unsent.extend(found),
             Ok(Err(reason)) => match set_aside(&path) {
@@ -373,7 +376,7 @@ mod tests {
 
     const PATH: &str = "ä.document";
 
-    /// Writes an edit into a new journal, where there is none.
+    /// Writes an edit into a new journal; there must not be one yet.
     fn write(directory: &Path, room: &RoomKey) {
         let (mut journal, found) = Journal::open(directory, room, PATH, 1).unwrap();
         assert!(found.is_none());
@@ -435,7 +438,7 @@ mod tests {
         fs::write(&path, &bytes).unwrap();
         let damaged = listed();
         assert_eq!(damaged.damaged.len(), 1);
-        // Another program finds the damage first, and goes on with the document.
+        // Another program finds the damage first, and continues with the document.
         let found = settle_damage(listed(), &room);
         assert!(
             matches!(found, Err(JournalError::Damaged { .. })),
@@ -446,7 +449,7 @@ mod tests {
         let unsent = settle_damage(damaged, &room).unwrap();
         assert_eq!((&unsent[0].path[..], unsent[0].edits), (PATH, 1));
         assert_eq!(fs::read(&path).unwrap(), good);
-        // It may be gone, too.
+        // The file may also have been removed.
         let mut damaged = listed();
         damaged.unsent.clear();
         damaged.damaged.push((path.clone(), "damaged".to_owned()));

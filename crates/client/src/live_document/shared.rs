@@ -1,4 +1,4 @@
-//! What the handles of an open document share with its task, the lock around it, and who waits for its progress.
+//! The state that a document's handles share with its task, with its lock and its waiters.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -14,13 +14,14 @@ use crate::refusals::Refusals;
 use crate::replica::Replica;
 use crate::resend::Resent;
 
-/// Ends a document with its task, however that ends.
+/// Ends the document when its task ends in any way.
 #[derive(Debug)]
 pub(crate) struct EndWithTask(pub(crate) Arc<Shared>);
 
 impl Drop for EndWithTask {
     fn drop(&mut self) {
-        // A closure that edits the document may own the runtime; it can't take the lock, and nobody waits for it.
+        // An edit closure may drop the runtime, and with it this task. The closure's thread then
+        // holds the lock already.
         if !self.0.is_inside() {
             let reason = "its runtime has shut down".to_owned();
             self.0.end(DocumentEnd::Failed(reason));
@@ -28,31 +29,33 @@ impl Drop for EndWithTask {
     }
 }
 
-/// What the handles of a document share with its task.
+/// The state that a document's handles share with its task.
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) path: String,
+    /// The moment from which the times of edits are counted.
+    pub(super) created_at: Instant,
     state: Mutex<State>,
-    /// Wakes the task: there is something to send, or nobody has the document open any more.
+    /// Wakes the task: there is something to send, or the last handle was closed.
     pub(crate) work: Notify,
     progress: watch::Sender<Progress>,
-    /// The thread that calls a closure of the user, which holds the lock; 0 is none.
+    /// The thread that runs a closure of the user and holds the lock; 0 for none.
     inside: AtomicU64,
-    /// Openings that ended within such a closure, and are counted after it.
+    /// Openings that ended within such a closure. They are counted after it.
     pub(super) ended_inside: AtomicUsize,
 }
 
-/// How far a document is; what waiters look at beside its state. It is held while the state is locked, never the other
-/// way round.
+/// The progress of a document that waiters observe, in addition to its state. Lock order: progress
+/// before state, never the reverse.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Progress {
-    /// Whether the replica has what the server had when the stream began.
+    /// Whether the replica has received the server's state at least once.
     pub(super) is_synchronized: bool,
     /// Whether there is a stream now.
     is_connected: bool,
 }
 
-/// Notes which thread is inside of a closure, as long as it is.
+/// Records which thread runs a closure, until it is dropped.
 struct Inside<'a>(&'a AtomicU64);
 
 impl<'a> Inside<'a> {
@@ -68,12 +71,12 @@ impl Drop for Inside<'_> {
     }
 }
 
-/// Counts the openings that ended within a closure, after it.
+/// Counts the openings that ended within a closure, when it is dropped after the closure.
 struct EndedInside<'a>(&'a Shared);
 
 impl Drop for EndedInside<'_> {
     fn drop(&mut self) {
-        // One within another leaves them to the outer one.
+        // A nested call leaves them to the outer one.
         if self.0.is_inside() {
             return;
         }
@@ -84,8 +87,8 @@ impl Drop for EndedInside<'_> {
     }
 }
 
-/// A number for each thread, from 1 on. A thread compares it with what it has stored itself, or else another number, so
-/// no order is asked for.
+/// A number for each thread, from 1. A thread only has to recognise the number that it stored
+/// itself, so relaxed ordering is enough.
 fn this_thread() -> u64 {
     static THREADS: AtomicU64 = AtomicU64::new(1);
     thread_local! {
@@ -95,7 +98,8 @@ fn this_thread() -> u64 {
 }
 
 impl Shared {
-    /// Keeps and applies an update that was made elsewhere. Returns whether the document is live.
+    /// Keeps and applies an update that was made elsewhere. Returns false if the document is not
+    /// open.
     pub(crate) fn adopt(&self, update: Vec<u8>) -> Result<bool, DecodeError> {
         let mut state = self.lock();
         if !state.has_begun() || state.end.is_some() {
@@ -109,9 +113,9 @@ impl Shared {
         Ok(true)
     }
 
-    /// Takes the opening that was made last, of those that are left, to end it: nobody else is given it.
+    /// Chooses the newest opening that is left, for a close by path. No other close can choose it.
     pub(crate) fn claim_newest(&self) -> Option<Claim> {
-        // An opening that is dropped here takes the lock.
+        // Collected first: dropping the last reference to an opening takes the lock.
         let openings: Vec<_> = {
             let state = self.lock();
             state
@@ -147,6 +151,7 @@ impl Shared {
         };
         Arc::new_cyclic(|document| Self {
             path: path.to_owned(),
+            created_at: Instant::now(),
             state: Mutex::new(State {
                 replica,
                 stage,
@@ -169,7 +174,7 @@ impl Shared {
         })
     }
 
-    /// Begins with what the journal held, if it held anything.
+    /// Continues with the journal's content; without content, the server's state is awaited.
     pub(crate) fn load(&self, replica: Option<Replica>) {
         let mut state = self.lock();
         state.stage = Stage::Awaiting;
@@ -181,7 +186,7 @@ impl Shared {
         self.advance(|_| {});
     }
 
-    /// What is to be written to the journal now; `is_last` before it is closed.
+    /// The next batch to write to the journal; `is_last` before the journal is closed.
     pub(crate) fn next_batch(&self, is_last: bool) -> Option<Batch> {
         let mut state = self.lock();
         let State {
@@ -196,7 +201,8 @@ impl Shared {
         journal.pending.take(replica)
     }
 
-    /// A batch was written to the journal, or could not be. In that case, `is_broken` says whether only a rewrite helps.
+    /// The writer has written a batch, or failed to. After a failure, `is_broken` says whether only
+    /// a rewrite helps.
     pub(crate) fn wrote(&self, batch: &Batch, written: std::io::Result<()>, is_broken: bool) {
         let mut state = self.lock();
         let Some(Journaling { pending, .. }) = &mut state.journal else {
@@ -222,12 +228,12 @@ impl Shared {
         self.advance(|_| {});
     }
 
-    /// Nobody has it open: it is there to send what its journal holds.
+    /// Marks the document as open only to send the edits in its journal.
     pub(crate) fn begin_to_resend(&self) {
         self.lock().is_resending = true;
     }
 
-    /// Whether there is something to be seen.
+    /// Whether the content is available.
     pub(crate) fn has_begun(&self) -> bool {
         self.lock().has_begun()
     }
@@ -236,15 +242,15 @@ impl Shared {
         self.lock().is_resending
     }
 
-    /// Waits until a document that nobody had open has ended, or somebody opens it.
+    /// Waits until a document without handles has ended, or is opened by the user.
     pub(crate) async fn resent(&self) -> Resent {
         let resent = |_: &Progress| {
             let state = self.lock();
             match &state.end {
                 _ if !state.is_resending => Some(Resent::Done),
                 Some(DocumentEnd::Closed) if state.replica.is_saved() => Some(Resent::Done),
-                // Another program has it, or the disk or the files that may be open are short. What can't be read
-                // of the server's may be replaced.
+                // These may pass: another program has the journal open, the disk is full or there
+                // are too many open files, or the server's content is replaced by readable content.
                 Some(
                     DocumentEnd::Closed
                     | DocumentEnd::Journal(JournalError::InUse | JournalError::Io { .. })
@@ -258,15 +264,16 @@ impl Shared {
         self.wait_for(resent).await.unwrap_or(Resent::Done)
     }
 
-    /// Somebody has opened it who was not the first.
+    /// Called when another handle was opened.
     pub(super) fn joined(&self) {
-        // The task may be about to give it up.
+        // The task may be about to end the document for lack of handles.
         self.work.notify_one();
-        // Whoever opened it to send its journal is free for the next one.
+        // If the document was open only for its journal, the worker that waits for it continues
+        // with the next document.
         self.advance(|_| {});
     }
 
-    /// What the server has not acknowledged; `None` if that is nothing.
+    /// The unacknowledged edits; `None` if there are none.
     pub(crate) fn unsent(&self) -> Option<Unsent> {
         let state = self.lock();
         let edits = state.replica.edits_after(0);
@@ -281,8 +288,8 @@ impl Shared {
         self.advance(|_| {});
     }
 
-    /// Waits until the journal of a document that has ended is closed. Returns whether all that is not acknowledged is in
-    /// it.
+    /// Waits until the journal of an ended document is closed. Returns whether it has all
+    /// unacknowledged edits.
     pub(crate) async fn settled(&self) -> bool {
         let is_released = |_: &Progress| {
             let state = self.lock();
@@ -296,7 +303,7 @@ impl Shared {
         journal.is_some_and(|journal| journal.pending.written() >= last)
     }
 
-    /// So many openings have ended. Returns whether there is none left.
+    /// Counts openings that have ended. Returns whether none is left.
     pub(super) fn count_ended(&self, openings: usize) -> bool {
         let mut state = self.lock();
         state.handles -= openings;
@@ -311,14 +318,15 @@ impl Shared {
         is_last
     }
 
-    /// Whether this thread is in a closure of the user.
+    /// Whether this thread runs a closure of the user.
     pub(super) fn is_inside(&self) -> bool {
         self.inside.load(Ordering::Relaxed) == this_thread()
     }
 
-    /// Calls what the user gave, which must not come back here.
+    /// Calls the user's closure with the lock held. The closure must not use the document's
+    /// handles.
     pub(super) fn call<R>(&self, user: impl FnOnce(&mut State) -> R) -> R {
-        // It comes last, also if the closure panics.
+        // Dropped last, after the lock is released, also if the closure panics.
         let _openings = EndedInside(self);
         let mut state = self.lock();
         let _inside = Inside::new(&self.inside);
@@ -332,23 +340,24 @@ impl Shared {
              for ever; use the closure's argument",
             self.path
         );
-        // A closure of the user that panicked left the replica as it was after its last edit.
+        // A panic in the user's closure leaves the replica in the state after its last edit.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Since when nobody has the document open.
+    /// Since when no handle is open.
     pub(crate) fn abandoned_since(&self) -> Option<Instant> {
         self.lock().abandoned_since
     }
 
-    /// Whether nobody has the document open.
+    /// Whether no handle is open.
     pub(crate) fn is_abandoned(&self) -> bool {
         self.lock().handles == 0
     }
 
-    /// Waits until the server is done with everything edited so far; tells of each refusal once.
+    /// Waits until the server has acknowledged or refused all edits so far. Reports each refusal
+    /// once per opening.
     pub(crate) async fn saved(&self, told: &AtomicU64) -> Result<(), SaveError> {
-        // The edits of an earlier program count, too.
+        // Edits of an earlier program count, too.
         let is_loaded = |_: &Progress| {
             let state = self.lock();
             (state.stage != Stage::Loading || state.end.is_some()).then_some(())
@@ -357,14 +366,15 @@ impl Shared {
         let to = self.lock().replica.last_number();
         let saved = self.wait_for(|progress| {
             let state = self.lock();
-            // Another call for this handle may have told it meanwhile.
+            // A concurrent call on this handle may have reported it meanwhile.
             let refusal = state.refused(told.load(Ordering::Relaxed), to);
             let is_done = state.replica.saved_number() >= to;
-            // Who goes on after a refusal builds on what is left.
+            // After a refusal the caller continues with the remaining document, so the replica must
+            // have started over.
             let is_settled = is_done && !(refusal.is_some() && state.taking_back.is_some());
             let saved = match (refusal, &state.end) {
                 (_, None) if !is_settled => {
-                    // With a connection, the answer is on its way.
+                    // With a connection, the answer is still to come.
                     return match state.journal_status() {
                         JournalStatus::Failing { reason } if !progress.is_connected => {
                             Some(Err(SaveError::Journal { reason }))
@@ -396,7 +406,7 @@ impl Shared {
         }
     }
 
-    /// Has waiters look at how far it is; `change` says what they can't see in the state.
+    /// Wakes the waiters; `change` updates the progress that is not part of the state.
     pub(crate) fn advance(&self, change: impl FnOnce(&mut Progress)) {
         self.progress.send_modify(change);
     }
@@ -405,14 +415,14 @@ impl Shared {
         self.lock().end.is_some()
     }
 
-    /// Nothing is sent any more.
+    /// Ends the document; nothing is sent afterwards.
     pub(crate) fn end(&self, end: DocumentEnd) {
         self.lock().end(end);
         self.advance(|_| {});
     }
 
-    /// Ends it because of a refusal if its edits are to be kept for whoever opens it next. Returns
-    /// whether it has ended.
+    /// Ends the document because of a refusal, if its journal keeps the edits for the next opening.
+    /// Returns whether it has ended.
     pub(crate) fn end_untold(&self, refusal: Refusal) -> bool {
         let has_ended = self.lock().end_untold(refusal);
         if has_ended {
@@ -421,13 +431,14 @@ impl Shared {
         has_ended
     }
 
-    /// The edits that the server has not acknowledged, plus those lost while no handle was open.
+    /// The number of edits that the server has not acknowledged, plus those lost while no handle
+    /// was open.
     pub(crate) fn given_up_edits(&self) -> u64 {
         let state = self.lock();
         state.replica.unsaved_edits() + state.lost_untold
     }
 
-    /// Ends it, unless somebody has it open again. Returns whether it has ended.
+    /// Ends the document unless a handle is open. Returns whether it has ended.
     pub(crate) fn end_if_abandoned(&self, end: DocumentEnd) -> bool {
         let mut state = self.lock();
         if state.handles > 0 {

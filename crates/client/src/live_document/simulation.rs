@@ -1,4 +1,4 @@
-//! How a test drives a document that has no handles and no task.
+//! Lets a test drive a document that has no handles and no task.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
@@ -9,12 +9,12 @@ use super::state::Subscriber;
 use super::{Changes, EVENT_CAPACITY, Shared};
 
 impl Shared {
-    /// Counts an opening that never ends.
+    /// Adds an opening that never ends.
     pub(crate) fn hold(&self) {
         self.lock().handles += 1;
     }
 
-    /// Edits as [`Replica::edit_with`] does.
+    /// Edits like [`Replica::edit_with`].
     pub(crate) fn edit_with(&self, edit: impl FnOnce(&mut MeshDocument) -> Vec<Vec<u8>>) {
         let mut state = self.lock();
         let result = catch_unwind(AssertUnwindSafe(|| state.replica.edit_with(edit)));
@@ -24,7 +24,7 @@ impl Shared {
         result.unwrap_or_else(|panic| resume_unwind(panic));
     }
 
-    /// Subscribes without a watch over changes.
+    /// Subscribes without watching the document, so no changes are collected.
     pub(crate) fn subscribe(&self) -> Changes {
         let (sender, events) = mpsc::channel(EVENT_CAPACITY);
         self.lock().subscribers.push(Subscriber {
@@ -34,7 +34,7 @@ impl Shared {
         Changes { events }
     }
 
-    /// Up to which number edits are in the journal.
+    /// The number up to which edits are in the journal.
     pub(crate) fn written(&self) -> u64 {
         let state = self.lock();
         let journal = state.journal.as_ref();

@@ -1,4 +1,4 @@
-//! What is known of an open document: its replica, its journal, and which edits were lost.
+//! The state of an open document: its replica, its journal, and the refused edits.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
@@ -22,44 +22,45 @@ pub(crate) struct State {
     pub(super) handles: usize,
     pub(super) openings: Vec<Weak<Handle>>,
     pub(super) refusals: Refusals,
-    /// Why an edit is given up that the replica still shows, until it starts over.
+    /// Why an edit is to be given up. `None` again once the replica has started over without it.
     pub(super) taking_back: Option<Refusal>,
     pub(super) replaced: Option<Arc<ReplacedDocument>>,
-    /// Set once, when nothing is sent any more.
+    /// Set once; nothing is sent afterwards.
     pub(super) end: Option<DocumentEnd>,
-    /// Since when nobody has it open.
+    /// Since when no handle is open.
     pub(super) abandoned_since: Option<Instant>,
-    /// Whether it is open for nobody but to send what its journal holds.
+    /// Whether the document is open only to send the edits in its journal, without a handle.
     pub(super) is_resending: bool,
-    /// Edits that were given up while nobody had it open, so that no handle reports them.
+    /// The number of edits that were given up while no handle was open to report them.
     pub(super) lost_untold: u64,
 }
 
-/// How far the opening of a document is.
+/// The progress of opening a document.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Stage {
-    /// Its journal is being read.
+    /// The journal is being read.
     Loading,
-    /// There is nothing in a journal; the server's state is awaited.
+    /// The journal holds nothing; the server's state is awaited.
     Awaiting,
-    /// The replica is the document. Before that it is empty and will be replaced, so nothing may be kept in it.
+    /// The replica is the document. Before this stage it is an empty placeholder, which must not be
+    /// edited.
     Begun,
 }
 
-/// How a document is written to its journal.
+/// The connection between a document and its journal.
 #[derive(Debug)]
 pub(super) struct Journaling {
     pub(super) pending: Pending,
     pub(super) journals: Journals,
     pub(super) document: Weak<Shared>,
-    /// Whether the writer knows that there is something to be written.
+    /// Whether the document is in the writer's queue.
     pub(super) is_queued: bool,
-    /// Whether the document has ended, and the writer is done with it.
+    /// Whether the document has ended and the writer has closed its journal.
     pub(super) is_released: bool,
 }
 
 impl Journaling {
-    /// Has the writer look at the document.
+    /// Puts the document into the writer's queue.
     fn queue(&mut self) {
         if !std::mem::replace(&mut self.is_queued, true)
             && let Some(document) = self.document.upgrade()
@@ -81,16 +82,17 @@ impl State {
         self.stage == Stage::Begun
     }
 
-    /// Goes on with the replica of an earlier program.
+    /// Continues with the replica of an earlier program.
     pub(super) fn begin(&mut self, replica: Replica) {
         self.replica = replica;
         self.stage = Stage::Begun;
     }
 
-    /// The server will never take what was sent with this number. Returns whether things go on: it is tried apart.
+    /// The server refuses the update with this number permanently. Returns true if its edits are
+    /// now tried one by one, so that the stream continues.
     pub(crate) fn refuse(&mut self, number: u64, refusal: Refusal) -> bool {
         let goes_on = if refusal.has_code(ErrorCode::PermissionDenied) {
-            // It is about the document, whatever is edited.
+            // A missing right concerns every edit.
             self.replica.all_refused();
             false
         } else {
@@ -102,7 +104,8 @@ impl State {
         goes_on
     }
 
-    /// Goes on with what the server has. If that is because it refused an edit, edits that build on it go with it.
+    /// Continues with the server's state. After a refusal, the refused edit is lost, and so are the
+    /// edits that depend on it.
     pub(crate) fn start_over(&mut self, document: MeshDocument) {
         let lost = self.replica.start_over(document);
         self.stage = Stage::Begun;
@@ -115,7 +118,8 @@ impl State {
         }
     }
 
-    /// Another document has taken the place of this one, of which the server had what its identity named.
+    /// Continues with another document, which has taken the place of this one: the server's
+    /// document has another identity.
     pub(crate) fn replace(&mut self, document: MeshDocument) {
         let content = self.replica.document().to_json(true);
         let edits = self.replica.replace(document);
@@ -136,13 +140,14 @@ impl State {
         self.publish(&DocumentEvent::Replaced(replaced));
     }
 
-    /// These edits are lost.
+    /// Gives up these edits, and publishes them with their content.
     fn give_up(&mut self, refusal: Refusal, lost: Vec<LostEdit>) {
         self.note_lost(&refusal, &lost);
         self.publish(&DocumentEvent::Refused { refusal, lost });
     }
 
-    /// Notes lost edits for the handles that are there, or else for whoever leaves the room.
+    /// Records lost edits for the open handles. Without a handle they count as unreported, for the
+    /// result of `RoomClient::close`.
     fn note_lost(&mut self, refusal: &Refusal, lost: &[LostEdit]) {
         for edit in lost {
             self.refusals.note(edit.numbers.clone(), refusal.clone());
@@ -152,9 +157,9 @@ impl State {
         }
     }
 
-    /// Ends a document that nobody has open, whose edits the server does not take. They stay in the
-    /// journal until somebody opens the document, and learns why. If the journal does not have all
-    /// of them, nothing is kept by that, and this returns false.
+    /// Ends a document without handles whose edits the server refuses. They stay in the journal
+    /// until the document is opened, which reports the refusal. Returns false if the journal does
+    /// not have all of them: then ending would not preserve them.
     pub(crate) fn end_untold(&mut self, refusal: Refusal) -> bool {
         if self.handles > 0 || !self.is_kept_in_journal() {
             return false;
@@ -163,18 +168,18 @@ impl State {
         true
     }
 
-    /// Whether the journal has all edits, or will have them in a moment.
+    /// Whether the journal has all edits, or will have them shortly.
     fn is_kept_in_journal(&self) -> bool {
         let is_kept = |journal: &Journaling| {
-            // What is sent without having been opened was read from there.
+            // Edits that are resent were read from the journal.
             self.is_resending || journal.pending.failure().is_none()
         };
         self.journal.as_ref().is_some_and(is_kept)
     }
 
-    /// Takes a refusal back that was about somebody else in the room. Returns false if the server's
-    /// document has other content under the names of the refused edits, or refused them for another
-    /// reason.
+    /// Withdraws a conflict that another participant caused. Returns false if the refusal is not a
+    /// conflict, or if the server's document has other content under the names of the refused
+    /// edits.
     pub(crate) fn reconsider_conflict(&mut self, server: &MeshDocument) -> bool {
         let is_conflict = |refusal: &Refusal| refusal.has_code(ErrorCode::Conflict);
         if !self.taking_back.as_ref().is_some_and(is_conflict) || self.replica.is_taken_in(server) {
@@ -185,18 +190,18 @@ impl State {
         true
     }
 
-    /// Why the refused edits are about to be given up.
+    /// The refusal whose edits are about to be given up.
     pub(crate) fn taking_back(&self) -> Option<&Refusal> {
         self.taking_back.as_ref()
     }
 
-    /// Tells everybody that nothing is sent any more; once.
+    /// Ends the document, and publishes that. Only the first call has an effect.
     pub(super) fn end(&mut self, end: DocumentEnd) {
         if self.end.is_some() {
             return;
         }
         match self.taking_back.take() {
-            // No handle would report them: they count as edits that are not acknowledged.
+            // No handle would report these edits, so they count as unacknowledged.
             Some(_) if self.handles == 0 => self.replica.reconsider(),
             Some(refusal) => {
                 let lost = self.replica.give_up_refused();
@@ -206,7 +211,7 @@ impl State {
         }
         self.publish(&DocumentEvent::Ended(end.clone()));
         self.end = Some(end);
-        // Before anybody sees the end: who opens it next reads what this one wrote.
+        // Before the end is visible: the next opening reads what this document wrote.
         if let Some(journal) = &mut self.journal
             && let Some(document) = journal.document.upgrade()
         {
@@ -215,17 +220,17 @@ impl State {
         self.subscribers.clear();
     }
 
-    /// Why an edit up to `last` was refused, of those that come after `told`.
+    /// The first refusal of an edit after `told` and up to `last`.
     pub(super) fn refused(&self, told: u64, last: u64) -> Option<&Refusal> {
         self.refusals.between(told, last)
     }
 
-    /// Whether what is here outlives the program.
+    /// Whether the document has a journal.
     pub(crate) fn is_journaled(&self) -> bool {
         self.journal.is_some()
     }
 
-    /// Whether something is on its way to the journal.
+    /// Whether edits are about to be written to the journal.
     pub(crate) fn is_being_journaled(&self) -> bool {
         let journal = self.journal.as_ref();
         journal.is_some_and(|journal| {
@@ -246,7 +251,7 @@ impl State {
         }
     }
 
-    /// What is to be sent next, if there is something and it may be sent.
+    /// The next update to send, if there is one and it may be sent now.
     pub(crate) fn next_to_send(&mut self) -> Option<Outgoing> {
         let holds_edits = |journal: &Journaling| journal.pending.holds_edits();
         if self.journal.as_ref().is_some_and(holds_edits) {
@@ -255,14 +260,14 @@ impl State {
         self.replica.next_to_send()
     }
 
-    /// Has written down what was edited since the last time.
+    /// Has the writer record new edits.
     pub(super) fn journal_edits(&mut self) {
         if let Some(journal) = &mut self.journal {
             journal.queue();
         }
     }
 
-    /// Has written down what came from the server, and how far it has what was edited here.
+    /// Has the writer record what the server sent, and what it acknowledged.
     pub(crate) fn journal_progress(&mut self, received: Option<&[u8]>) {
         if let Some(journal) = &mut self.journal {
             journal.pending.receive(received.unwrap_or_default());
@@ -270,14 +275,14 @@ impl State {
         }
     }
 
-    /// The server has what was sent with this number, and the replica is about to forget it.
+    /// The server has stored the update with this number. Call this before the replica removes it.
     pub(crate) fn journal_answered(&mut self, number: u64) {
         if let Some(journal) = &mut self.journal {
             journal.pending.answered(&self.replica, number);
         }
     }
 
-    /// Has the journal rewritten, after the replica was made anew.
+    /// Has the journal rewritten, after the replica was rebuilt.
     pub(crate) fn journal_anew(&mut self) {
         if let Some(journal) = &mut self.journal {
             journal.pending.start_over();
@@ -285,7 +290,7 @@ impl State {
         }
     }
 
-    /// Tells subscribers what changed in the document since the last time.
+    /// Publishes the changes of the document since the last call.
     pub(crate) fn publish_changes(&mut self) {
         let mut events = VecDeque::new();
         while let Some(event) = self.replica.document_mut().poll_event() {
@@ -320,7 +325,7 @@ impl State {
         }
     }
 
-    /// Whether events are kept for somebody.
+    /// Whether there are subscribers.
     pub(crate) fn is_watched(&self) -> bool {
         !self.subscribers.is_empty()
     }

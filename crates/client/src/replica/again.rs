@@ -2,17 +2,17 @@
 
 use meshagent_document::{MeshDocument, Remade, UpdateKind};
 
-/// What becomes of an edit in another document.
+/// The result of making an edit again.
 pub(super) enum Again {
-    /// It fits as it is.
+    /// It fits unchanged.
     Same,
     Made(Vec<u8>),
-    /// All that it did was to take back what is not there.
+    /// It only reverted something that is not there.
     Nothing,
     Lost,
 }
 
-/// Makes an edit again, as far as it can be.
+/// Makes an edit again in `document`, as far as possible.
 pub(super) fn again(
     document: &mut MeshDocument,
     update: &[u8],
@@ -20,7 +20,7 @@ pub(super) fn again(
     remade: &mut Remade,
 ) -> Again {
     let fits = match document.classify(update) {
-        // The server has it, whatever it builds on. Made again, it would be there twice.
+        // The server has it already, whatever it depends on. Made again, it would be there twice.
         Ok(UpdateKind::Contained) => true,
         Ok(UpdateKind::New) => remade.concerns(update) == Ok(false),
         _ => false,

@@ -1,4 +1,4 @@
-//! What an edit did that is given up.
+//! Lost edits: the content of edits that are given up.
 
 use std::collections::HashSet;
 use std::ops::RangeInclusive;
@@ -8,21 +8,25 @@ use serde_json::{Map, Value, json};
 
 use super::queue::{Part, Unsaved};
 
-/// An edit that the server will never have, or several that could not be told apart: merged ones beyond 256 KiB, or ones
-/// that were merged in a journal before a restart.
+/// An edit that the server will never have. It may be several edits that can't be separated: merged
+/// ones beyond 256 KiB, or ones that were merged in a journal before a restart.
 #[derive(Clone, PartialEq, Debug)]
 #[non_exhaustive]
 pub struct LostEdit {
-    /// How many edits it is. None, if it only repeated what the server had lost.
+    /// The number of edits; 0 if the update only repeated operations that the server had lost.
     pub edits: u64,
-    /// The v1 update that was refused, or that builds on what was.
+    /// The v1 update, which was refused or depends on a refused one.
     pub update: Vec<u8>,
-    /// What it changed, as far as that can be said, an object for each change: `inserted` with the element, its `parent` (an
-    /// `$id`, or null for the root) and `index`; `deleted` with the `$id` and its `tag`; `moved` with the `$id` and its new `parent`;
-    /// `attribute` with its name, `element` (an `$id`, or null), `old` and `new` value, null if there is none; `text` with the `$id` of
-    /// the text, `inserted` and `deleted` characters.
+    /// The changes, as far as they can be determined. There is one JSON object for each:
+    ///
+    /// - `inserted`: the element, with its `parent` (an `$id`, or null for the root) and `index`
+    /// - `deleted`: the element's `$id`, with its `tag`
+    /// - `moved`: the element's `$id`, with its new `parent`
+    /// - `attribute`: the name, with `element` (an `$id`, or null for the root), `old` and `new`
+    ///   values, which are null if there is none
+    /// - `text`: the `$id` of the text, with the `inserted` and `deleted` characters
     pub changes: Vec<Value>,
-    /// The numbers of the edits, and what they are marked by in the document.
+    /// The numbers of the edits, and their marks in the document.
     pub(crate) numbers: RangeInclusive<u64>,
     pub(super) marks: RangeInclusive<u64>,
 }
@@ -38,7 +42,7 @@ impl LostEdit {
         }
     }
 
-    /// Something that the server lacks, and that it does not take again.
+    /// Operations that the server has lost and does not accept again.
     pub(super) fn of_fill(one: Unsaved) -> Self {
         Self {
             edits: 0,
@@ -49,7 +53,7 @@ impl LostEdit {
         }
     }
 
-    /// One of which it is not known any more what it changed.
+    /// An edit whose changes are no longer known.
     pub(super) fn unread(one: Unsaved) -> Self {
         Self {
             edits: one.count.into(),
@@ -61,13 +65,13 @@ impl LostEdit {
     }
 }
 
-/// A replica in which edits are made once more, to see what they change.
+/// A replica that applies edits a second time, to find what they change.
 pub(super) struct Witness {
     seen: Option<MeshDocument>,
 }
 
 impl Witness {
-    /// One that has what the server has; of no use if there are no edits.
+    /// Starts with the server's content; does nothing if there are no edits.
     pub(super) fn new(document: &MeshDocument, is_idle: bool) -> Self {
         let seen = || {
             let mut limits = Limits::NONE;
@@ -84,12 +88,12 @@ impl Witness {
 
     pub(super) fn apply(&mut self, update: &[u8]) {
         if let Some(seen) = &mut self.seen {
-            // What it can't take up it does not show.
+            // An update that can't be applied shows no changes.
             let _taken = seen.apply_update(update);
         }
     }
 
-    /// Applies an update; what it changes.
+    /// Applies an update. Returns its changes.
     pub(super) fn changes(&mut self, update: &[u8]) -> Vec<Value> {
         let Some(seen) = &mut self.seen else {
             return Vec::new();

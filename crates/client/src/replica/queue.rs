@@ -1,32 +1,33 @@
-//! The edits that the server has not acknowledged, by number.
+//! The queue of unacknowledged edits, by number.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
 use meshagent_document::merge_updates;
 
-/// One update that is kept.
+/// A kept update.
 #[derive(Debug)]
 pub(super) struct Unsaved {
-    /// The numbers of the first and of the last edit in it; the last names it.
+    /// The numbers of the first and the last edit in it. The last one identifies it.
     pub(super) first: u64,
     pub(super) number: u64,
-    /// How many edits it is.
+    /// The number of edits.
     pub(super) count: u32,
-    /// What the first edit in it is marked by in the document.
+    /// The mark of the first edit in the document.
     pub(super) mark: u64,
     pub(super) update: Vec<u8>,
-    /// What it was merged of, to be tried apart; empty if that is not known, or it is one.
+    /// The parts that were merged, to be tried alone. Empty if they are not known, or if it is a
+    /// single edit.
     pub(super) parts: Vec<Part>,
     pub(super) kind: Kind,
     pub(super) standing: Standing,
-    /// Whether it is tried apart from what it was merged with, and so is sent alone.
+    /// Whether it is tried alone after a refusal, so that it must not be merged.
     pub(super) is_trial: bool,
-    /// Whether the server may know it.
+    /// Whether the server may have received it.
     pub(super) was_sent: bool,
 }
 
-/// One of several edits that were merged.
+/// One of several merged edits.
 #[derive(Clone, Debug)]
 pub(super) struct Part {
     pub(super) first: u64,
@@ -38,10 +39,10 @@ pub(super) struct Part {
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Kind {
-    /// It takes the place of operations that are given up.
+    /// Replaces operations that were given up.
     Blank,
     Edit,
-    /// It repeats what was sent before, because the server lacks it.
+    /// Repeats earlier operations that the server lacks.
     Fill,
 }
 
@@ -50,7 +51,7 @@ pub(super) enum Standing {
     /// To be sent.
     Waiting,
     Sent,
-    /// The server has it, and can't show it before a fill is there.
+    /// The server has stored it, but can't show it before a fill arrives.
     Stored,
     Refused,
 }
@@ -112,26 +113,26 @@ impl Unsaved {
     }
 }
 
-/// All that is kept.
+/// All kept updates.
 #[derive(Debug, Default)]
 pub(super) struct Queue {
     all: BTreeMap<u64, Unsaved>,
-    // The numbers of those that are to be sent, and of all that fill a gap.
+    // The numbers of the updates in each standing, of fills and of trials.
     waiting: BTreeSet<u64>,
     fills: BTreeSet<u64>,
     trials: BTreeSet<u64>,
     stored: BTreeSet<u64>,
     refused: BTreeSet<u64>,
-    // What is under way.
+    // The updates in flight, and their bytes.
     updates: usize,
     bytes: usize,
-    /// How many edits were looked at, to be sent or merged.
+    /// How many edits were visited to be sent or merged.
     #[cfg(test)]
     pub(super) looked_at: std::cell::Cell<u64>,
 }
 
 impl Queue {
-    /// An edit is looked at.
+    /// Counts a visited edit.
     #[cfg_attr(not(test), expect(clippy::unused_self, reason = "only tests count it"))]
     fn look(&self) {
         #[cfg(test)]
@@ -150,7 +151,7 @@ impl Queue {
         self.all.into_values()
     }
 
-    /// Those beyond a number.
+    /// The updates above a number.
     pub(super) fn after(&self, number: u64) -> impl Iterator<Item = &Unsaved> {
         let range = (Bound::Excluded(number), Bound::Unbounded);
         self.all.range(range).map(|(_, one)| one)
@@ -160,12 +161,12 @@ impl Queue {
         self.all.get(&number)
     }
 
-    /// The number of the first edit that is kept.
+    /// The number of the first kept edit.
     pub(super) fn first(&self) -> Option<u64> {
         self.all.values().next().map(|one| one.first)
     }
 
-    /// How many updates, and how many bytes, are under way.
+    /// How many updates, and how many bytes, are in flight.
     pub(super) fn under_way(&self) -> (usize, usize) {
         (self.updates, self.bytes)
     }
@@ -205,7 +206,7 @@ impl Queue {
         }
     }
 
-    /// Notes, or forgets, where one stands.
+    /// Adds an update to the indexes, or removes it.
     fn index(&mut self, one: &Unsaved, is_there: bool) {
         let note = |numbers: &mut BTreeSet<u64>| {
             if is_there {
@@ -235,8 +236,8 @@ impl Queue {
         }
     }
 
-    /// The next one to be sent. What the server lacks goes first: the others may build on it. What was given up is taken
-    /// back when all that was made of it is there.
+    /// The next update to send. Fills come first, since the others may depend on them. An update
+    /// that replaces operations is sent once all earlier ones are acknowledged.
     pub(super) fn first_waiting(&self) -> Option<u64> {
         let waits = |number: &&u64| {
             self.look();
@@ -252,20 +253,22 @@ impl Queue {
         fill.or_else(|| self.waiting.iter().find(may_go)).copied()
     }
 
-    /// Sends one; its update.
+    /// Marks an update as sent, and returns it.
     pub(super) fn send(&mut self, number: u64) -> Option<Vec<u8>> {
         self.set(number, Standing::Sent);
         Some(self.all.get(&number)?.update.clone())
     }
 
-    /// Merges a waiting edit with those behind it that only insert as well. Returns the number to send them by.
+    /// Merges a waiting edit with the following ones that also only insert. Returns the number of
+    /// the result.
     pub(super) fn merge_waiting(&mut self, number: u64, max_bytes: usize) -> u64 {
         let (mut bytes, mut last) = (0, None);
         let run = self.all.range(number..).map(|(_, one)| one);
         let run = run.take_while(|one| {
             self.look();
             bytes += one.update.len();
-            // One between them that the server has, but can't show, may wait for the first of them.
+            // An edit between them that the server has stored, but can't show, may depend on the
+            // first of them.
             let follows = last
                 .replace(one.number)
                 .is_none_or(|last| last + 1 == one.first);
@@ -277,7 +280,7 @@ impl Queue {
         };
         let last = last.number;
         let updates: Vec<&[u8]> = run.iter().map(|one| &one.update[..]).collect();
-        // They were made here, so they merge; if not, they go one by one.
+        // Updates that were made here can be merged. If not, they are sent one by one.
         let Ok(update) = merge_updates(&updates) else {
             return number;
         };
@@ -286,7 +289,8 @@ impl Queue {
         last
     }
 
-    /// Puts one update in the place of several edits. What they were is known up to a bound; beyond it they are one.
+    /// Replaces several edits by one merged update. The parts are kept up to a size; beyond it they
+    /// become one edit.
     pub(super) fn merge(&mut self, numbers: &[u64], update: Vec<u8>, max_bytes: usize) {
         let merged: Vec<Unsaved> = numbers
             .iter()
@@ -309,7 +313,7 @@ impl Queue {
         self.push(one);
     }
 
-    /// The last edits that wait, the last one first.
+    /// The last waiting edits, newest first.
     pub(super) fn last_waiting(
         &self,
         mut next: u64,
@@ -325,7 +329,7 @@ impl Queue {
         })
     }
 
-    /// Has the parts of one that was refused tried apart. Returns whether there are parts.
+    /// Queues the parts of a refused update to be tried alone. Returns false if there are none.
     pub(super) fn take_apart(&mut self, number: u64) -> bool {
         if self.get(number).is_none_or(|one| one.parts.len() < 2) {
             return false;
@@ -340,7 +344,7 @@ impl Queue {
         true
     }
 
-    /// Adds edits that follow each other: to be tried apart from others, in as few as can be; or else one by one.
+    /// Adds consecutive edits: as trials, merged into as few updates as possible, or one by one.
     pub(super) fn extend(&mut self, mut parts: Vec<Part>, is_trial: bool) {
         let is_mixed = parts.len() > 1 && parts.iter().any(|part| deletes(&part.update));
         if !is_trial || parts.len() < 2 {
@@ -373,7 +377,7 @@ impl Queue {
         }
     }
 
-    /// What was under way has to be sent again, and what the server stored and nothing makes visible.
+    /// Updates in flight have to be sent again, and so do stored ones that no fill makes visible.
     pub(super) fn unsent(&mut self) {
         let has_fill = self.has_fill();
         let again = |one: &&Unsaved| match one.standing {
@@ -387,7 +391,8 @@ impl Queue {
         }
     }
 
-    /// What the server lacked before this number was made, it has. What it has stored since may wait for something else.
+    /// The server now has the operations that it lacked before this number. Updates that it has
+    /// stored since may lack others.
     pub(super) fn filled(&mut self, number: u64) {
         for stored in std::mem::take(&mut self.stored) {
             if stored < number {
@@ -398,7 +403,7 @@ impl Queue {
         }
     }
 
-    /// What the server has stored is never shown. Returns whether there is some.
+    /// Refuses the stored updates, which will never be shown. Returns whether there were any.
     pub(super) fn refuse_stored(&mut self) -> bool {
         let stored = self.stored.clone();
         for &number in &stored {
@@ -427,7 +432,7 @@ impl Queue {
         let kinds: Vec<(u64, Kind)> = self.iter().map(|one| (one.number, one.kind)).collect();
         for (number, kind) in kinds {
             if kind == Kind::Blank {
-                // Nothing is lost with it.
+                // No edit is lost with it.
                 self.remove(number);
             } else {
                 self.set(number, Standing::Refused);
@@ -436,7 +441,7 @@ impl Queue {
     }
 }
 
-/// Whether an update deletes or overwrites something: its delete set, which comes last, is not empty.
+/// Whether an update deletes or overwrites something: the delete set at its end is not empty.
 fn deletes(update: &[u8]) -> bool {
     update.last() != Some(&0)
 }

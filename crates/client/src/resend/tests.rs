@@ -1,4 +1,4 @@
-//! Documents that are closed in a room without a connection.
+//! Tests: documents that are closed in a room without a connection are sent later.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::{DocumentEnd, DocumentEvent, Unsent};
 #[expect(dead_code, reason = "other tests use the rest")]
 mod peer;
 
-/// Long enough for any machine, and less than the time between two lists of the directory.
+/// Long enough for any machine, and shorter than the pause between two lists of the directory.
 const PATIENCE: Duration = Duration::from_secs(45);
 
 #[tokio::test]
@@ -30,7 +30,7 @@ async fn edit_of_a_document_that_was_closed_without_a_connection_is_sent_when_th
         let document = room.sync().open("a.document").await.unwrap();
         (room, document)
     };
-    // The connection is gone with the peer.
+    // The connection ends with the peer.
     let ((), (room, document)) = tokio::join!(serve, user);
     append(&document, "mine");
     document.journaled().await.unwrap();

@@ -1,4 +1,4 @@
-//! Documents whose edits are refused, or whose place is taken, when nobody has them open any more.
+//! Documents without handles whose edits are refused, or which another document replaces.
 
 use std::path::Path;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use tokio::time::timeout;
 
 use crate::peer::{Peer, accept, append, begin, begin_with, listen};
 
-/// Opens the document, edits it, and says when the last handle is gone.
+/// Opens the document, edits it, and reports when the last handle is dropped.
 async fn edit_and_drop(room: RoomBuilder, dropped: oneshot::Sender<()>) -> RoomClient {
     let room = room.connect().await.unwrap();
     let document = room.sync().open("a.document").await.unwrap();
@@ -22,7 +22,7 @@ async fn edit_and_drop(room: RoomBuilder, dropped: oneshot::Sender<()>) -> RoomC
     room
 }
 
-/// What the room gave up: paths, edits, and whether a journal has them.
+/// The edits that the room gave up: path, number, and whether a journal has them.
 async fn given_up(room: RoomClient) -> Vec<(String, u64, bool)> {
     let given_up = room.close().await.into_iter();
     given_up
@@ -30,7 +30,7 @@ async fn given_up(room: RoomClient) -> Vec<(String, u64, bool)> {
         .collect()
 }
 
-/// Takes the call's close.
+/// Receives and confirms the close of the call.
 async fn closed(peer: &mut Peer<TcpStream>, call: &str) {
     assert_eq!(peer.chunk(Content::Empty).await, Content::close());
     peer.send_chunk(call, Content::close()).await;
@@ -52,7 +52,7 @@ async fn leaving_a_room_reports_what_was_refused_after_the_last_handle() {
             is_dropped.await.unwrap();
             peer.answer(request, Content::error(code, "too deep")).await;
             closed(&mut peer, &call).await;
-            // What the server takes of the rest is still sent.
+            // The remaining edits, which the server accepts, are still sent.
             let call = begin(&mut peer).await;
             closed(&mut peer, &call).await;
         };
@@ -141,7 +141,7 @@ async fn edits_behind_a_refused_one_are_sent_if_the_journal_can_not_be_written()
         peer.answer(request, refusal).await;
         assert_eq!(peer.chunk(Content::Empty).await, Content::close());
         let call = begin(&mut peer).await;
-        // The edit behind the refused one, or what takes the old place of it before.
+        // The edit after the refused one, preceded by the update that replaces its old operations.
         while peer.chunk(Content::Empty).await != Content::close() {}
         peer.send_chunk(&call, Content::close()).await;
     };
@@ -166,7 +166,7 @@ async fn edits_behind_a_refused_one_are_sent_if_the_journal_can_not_be_written()
     };
     let both = async { tokio::join!(serve, user) };
     let ((), room) = timeout(PATIENCE, both).await.unwrap();
-    // The refused one is reported; the other is on the server.
+    // The refused edit is reported; the other one is on the server.
     let expected = [("a.document".to_owned(), 1, false)];
     assert_eq!(given_up(room).await, expected);
 }

@@ -1,4 +1,4 @@
-//! Calls and events.
+//! Calls in parallel, and their order with events.
 
 use meshagent_client::{CallError, RoomEvent};
 use meshagent_protocol::{Content, ErrorCode, ServerToClient};
@@ -28,7 +28,7 @@ async fn many_calls_are_under_way_at_once() {
     };
     assert_eq!(second, Err(refusal));
 
-    // A call that was given up does not disturb the next one.
+    // A call whose caller has gone does not disturb the next one.
     let given_up = tokio::select! {
         answer = room.invoke("t", "slow", Content::Empty) => Some(answer),
         (request, _) = peer.invoke() => {
@@ -58,7 +58,7 @@ async fn slow_subscribers_learn_what_they_missed() {
         })
         .await;
     }
-    // The answer to a call comes after all events that were sent before it.
+    // The answer to a call arrives after all events that were sent before it.
     let answer = async {
         let (request, _) = peer.invoke().await;
         peer.answer(request, Content::Empty).await;

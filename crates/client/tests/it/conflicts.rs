@@ -1,4 +1,4 @@
-//! Edits that the server refuses because of who else writes.
+//! Edits that the server refuses as conflicts.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ fn element(text: &str) -> Value {
     json!({ "body": { "text": text } })
 }
 
-/// Refuses the next update; the stream ends by that.
+/// Refuses the next update as a conflict, which ends the stream.
 async fn refuse(peer: &mut Peer<TcpStream>) {
     let refusal = Content::error(ErrorCode::Conflict, "somebody else writes with it now");
     peer.chunk(refusal).await;
@@ -66,7 +66,7 @@ async fn edit_whose_names_another_program_took_is_refused_soon() {
             .append_child(Target::Root, element("theirs"), id)
             .unwrap();
         refuse(&mut peer).await;
-        // The fourth conflict has the client look at the server's content.
+        // After the fourth conflict the client checks the server's content.
         for _ in 0..3 {
             begin_at(&mut peer, Content::Empty, &theirs).await;
             refuse(&mut peer).await;

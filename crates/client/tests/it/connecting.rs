@@ -1,4 +1,4 @@
-//! The beginning and the end of a connection.
+//! The start and the end of a connection.
 
 use std::time::Duration;
 
@@ -99,13 +99,13 @@ async fn closing_does_not_wait_for_a_server_that_does_not_read() {
             tokio::spawn(async move { room.invoke("t", "u", large).await })
         })
         .collect();
-    // The queues fill; one thread runs all.
+    // The queues fill up; all tasks share one thread.
     for _ in 0..1_000 {
         tokio::task::yield_now().await;
     }
     let close = timeout(Duration::from_secs(20), room.close());
     let alive = async {
-        // The peer is there, so the connection is not lost by itself.
+        // The peer answers, so the client does not declare the connection lost.
         loop {
             peer.ping().await;
             tokio::time::sleep(Duration::from_millis(100)).await;
@@ -138,7 +138,7 @@ async fn dropping_the_last_handle_ends_a_connection_whose_server_does_not_read()
             tokio::spawn(async move { room.invoke("t", "u", large).await })
         })
         .collect();
-    // The queues fill; one thread runs all.
+    // The queues fill up; all tasks share one thread.
     for _ in 0..1_000 {
         tokio::task::yield_now().await;
     }
@@ -149,7 +149,7 @@ async fn dropping_the_last_handle_ends_a_connection_whose_server_does_not_read()
     drop(room);
     let end = timeout(Duration::from_secs(20), events.recv());
     let alive = async {
-        // The peer is there, so the connection is not lost by itself.
+        // The peer answers, so the client does not declare the connection lost.
         loop {
             peer.ping().await;
             tokio::time::sleep(Duration::from_millis(100)).await;
@@ -176,7 +176,7 @@ async fn a_lost_connection_is_told_to_everybody_who_waits() {
     let call = room.invoke("t", "u", Content::Empty);
     let lose = async {
         let (request, _) = peer.invoke().await;
-        // What was sent before the end is received.
+        // Messages that were sent before the end are received.
         peer.send(status).await;
         drop(peer);
         request

@@ -1,4 +1,4 @@
-//! Documents that have ended: what is edited then is refused, and what was given up is told.
+//! Documents that have ended: edits are refused, and given-up edits are reported.
 
 use std::time::Duration;
 
@@ -57,14 +57,14 @@ async fn what_cannot_be_read_ends_the_document() {
     let ended = DocumentEnd::Unreadable(
         "the bytes are not base64 text; encode them before sending".to_owned(),
     );
-    // In the first chunk, and in a later one.
+    // The invalid update is in the first chunk, and then in a later one.
     let (listener, room) = listen().await;
     let serve = async {
         let mut peer = Peer::accept(listener.accept().await.unwrap().0).await;
         let (_, call, _) = peer.open().await;
         let state = sync::state("a.document", &schema, invalid());
         peer.send_chunk(&call, state).await;
-        // It closes the call.
+        // The client closes the call.
         peer.chunk(Content::Empty).await;
         let call = begin(&mut peer).await;
         // A kind that a later server may send.

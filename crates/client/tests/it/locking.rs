@@ -1,4 +1,4 @@
-//! Documents that are looked for while others are edited.
+//! Lookups of documents while other documents are edited.
 
 use std::pin::pin;
 use std::sync::mpsc;
@@ -40,14 +40,14 @@ async fn edit_of_one_document_looks_for_another_while_the_first_is_opened() {
             is_edited.recv().unwrap();
             let sync = room.sync();
             let mut open = pin!(sync.open("a.document"));
-            // It waits for the edit at most, which it does here.
+            // The lookup waits for the edit at most, and the edit is in progress here.
             let _opened = open.as_mut().poll(&mut Context::from_waker(Waker::noop()));
         })
     };
     thread::spawn(move || {
         let edited = one.edit(|_| {
             edits.send(()).unwrap();
-            // The other thread gets to the document's lock meanwhile.
+            // Meanwhile the other thread reaches the document's lock.
             for _ in 0..300 {
                 thread::sleep(Duration::from_millis(1));
                 room.sync().sync("ß.document", &update).unwrap();

@@ -1,4 +1,4 @@
-//! The server's end of a connection, played by a test.
+//! The server's end of a connection, scripted by a test.
 
 use std::collections::VecDeque;
 
@@ -23,7 +23,7 @@ pub(crate) struct Peer<S = DuplexStream> {
     next_id: u64,
 }
 
-/// A connection with both ends.
+/// A connection and its peer.
 pub(crate) async fn connect() -> (Connection, Peer) {
     let (ours, theirs) = tokio::io::duplex(1 << 16);
     let accept = Peer::accept(theirs);
@@ -31,7 +31,7 @@ pub(crate) async fn connect() -> (Connection, Peer) {
     (room.unwrap(), peer)
 }
 
-/// A server's listener, and a room that leads to it.
+/// A server's listener, and the builder of a room that connects to it.
 pub(crate) async fn listen() -> (TcpListener, RoomBuilder) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -55,7 +55,7 @@ pub(crate) fn append(document: &LiveDocument, text: &str) {
         .unwrap();
 }
 
-/// Takes a call that opens `a.document`, which is empty. Returns the call's id.
+/// Accepts a call that opens `a.document`, which is empty. Returns the call's id.
 pub(crate) async fn begin(peer: &mut Peer<TcpStream>) -> String {
     begin_with(peer, Content::Empty).await
 }
@@ -77,7 +77,7 @@ pub(crate) async fn begin_at(
     call
 }
 
-/// What `connect_over` says to a server that answers with this text.
+/// The error of `connect_over` if the server answers with this text.
 pub(crate) async fn refuse(answer: &'static str) -> (ConnectError, String) {
     let (ours, theirs) = tokio::io::duplex(1 << 16);
     let accept = async {
@@ -98,7 +98,7 @@ pub(crate) async fn read_head<S: AsyncRead + Unpin>(mut stream: S) -> (S, String
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
-    /// Lets one in, and says so.
+    /// Accepts a connection, and welcomes the client.
     pub(crate) async fn accept(stream: S) -> Self {
         let (stream, _) = read_head(stream).await;
         let mut peer = Self::upgrade(stream).await;
@@ -180,14 +180,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
         (envelope.id, invoke)
     }
 
-    /// The next chunk, answered by this.
+    /// Receives the next chunk, and answers it.
     pub(crate) async fn chunk(&mut self, answer: Content) -> Content {
         let (request, chunk) = self.unanswered().await;
         self.answer(request, answer).await;
         chunk
     }
 
-    /// The next chunk, not answered yet.
+    /// Receives the next chunk without answering it.
     pub(crate) async fn unanswered(&mut self) -> (MessageId, Content) {
         let envelope = self.recv().await;
         let ClientToServer::RequestChunk { chunk, .. } = envelope.message else {
@@ -210,7 +210,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
         .await;
     }
 
-    /// Begins a stream with this content.
+    /// Sends this content as the start of a stream.
     pub(crate) async fn send_state(&mut self, tool_call_id: &str, document: &MeshDocument) {
         let schema = document.schema().to_json();
         let state = encode_base64(&document.encode_state());
@@ -218,7 +218,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
             .await;
     }
 
-    /// Takes a streamed call: its tool, its id, its first chunk.
+    /// Accepts a streamed call. Returns its tool, its id and its first chunk.
     pub(crate) async fn open(&mut self) -> (String, String, Content) {
         self.open_with(Content::Empty).await
     }

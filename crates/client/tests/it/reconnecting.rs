@@ -1,4 +1,4 @@
-//! A room whose server comes and goes, or does not want us.
+//! A room whose server drops connections or refuses them.
 
 use std::time::Duration;
 
@@ -13,7 +13,8 @@ async fn a_server_that_drops_whom_it_lets_in_is_asked_less_and_less_often() {
     let (server, room) = listen().await;
     let serve = async {
         let mut dropped = None;
-        // What a random part may leave of 100 ms, 200 ms and so on. A slow machine makes it longer, nothing makes it shorter.
+        // The shortest pauses that the random part of 100 ms, 200 ms and so on allows. A slow
+        // machine makes them longer, but nothing makes them shorter.
         let shortest = [0, 50, 100, 200, 400, 800].map(Duration::from_millis);
         for shortest in shortest {
             let (stream, _) = server.accept().await.unwrap();
@@ -36,7 +37,7 @@ async fn why_there_is_no_connection_any_more_is_told_to_each_call() {
     let serve = async {
         let (stream, _) = server.accept().await.unwrap();
         drop(Peer::accept(stream).await);
-        // The token has run out meanwhile.
+        // The token has expired meanwhile.
         let (stream, _) = server.accept().await.unwrap();
         let (mut stream, _) = read_head(stream).await;
         let answer =

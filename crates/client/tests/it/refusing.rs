@@ -1,4 +1,4 @@
-//! A document whose edit is refused, and that can't be opened again after that.
+//! A document whose edit is refused, and which can't be opened again afterwards.
 
 use meshagent_client::{DocumentEnd, DocumentEvent, Refusal, SaveError};
 use meshagent_document::Target;
@@ -16,7 +16,7 @@ async fn a_refusal_is_told_although_the_document_ends_by_it() {
         begin(&mut peer).await;
         peer.chunk(Content::error(ErrorCode::PermissionDenied, "no edits"))
             .await;
-        // It comes again for what the server has, and the grant is gone.
+        // The client opens the document again for the server's state, but the grant is gone.
         assert_eq!(peer.chunk(Content::Empty).await, Content::close());
         let (request, _) = peer.invoke().await;
         peer.answer(
@@ -40,7 +40,7 @@ async fn a_refusal_is_told_although_the_document_ends_by_it() {
             .edit(|d| d.append_child(Target::Root, element))
             .unwrap()
             .unwrap();
-        // Who asks twice at once is told once.
+        // Of two concurrent calls, one reports the refusal.
         let (saved, again) = tokio::join!(document.saved(), document.saved());
         let told = Err(SaveError::Refused(refusal("no edits")));
         assert!([&saved, &again].contains(&&told), "{saved:?} {again:?}");
@@ -66,11 +66,11 @@ async fn a_refusal_is_told_although_the_document_ends_by_it() {
         assert_eq!(told, &refusal("no edits"));
         assert_eq!(lost.len(), 1);
         assert_eq!(last, &ended);
-        // Who comes later is told the end.
+        // Later subscribers receive the end.
         let mut changes = document.changes();
         assert_eq!(changes.recv().await, Some(ended));
         assert_eq!(changes.recv().await, None);
-        // The last opening has not been told yet, the first one has.
+        // The last opening has not reported the refusal yet, the first one has.
         let closed = room.sync().close("a.document").await;
         assert_eq!(closed, Err(SaveError::Refused(refusal("no edits"))));
         assert_eq!(room.sync().close("a.document").await, Ok(()));

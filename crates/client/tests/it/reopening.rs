@@ -1,4 +1,4 @@
-//! A document that is let go, and opened again while it is still kept.
+//! Documents that are opened again before they have ended without handles.
 
 use std::time::Duration;
 
@@ -54,7 +54,8 @@ async fn who_opens_a_document_that_waits_for_its_server_has_it_open() {
         begin(&mut peer).await;
         is_opened.await.unwrap();
         drop(peer);
-        // Nobody is let in until the first opening would have been given up, which takes ten seconds.
+        // The server accepts no connection until the first opening would have ended, which takes
+        // ten seconds.
         let (stream, _) = listener.accept().await.unwrap();
         is_kept.await.unwrap();
         let mut peer = Peer::accept(stream).await;
@@ -70,7 +71,7 @@ async fn who_opens_a_document_that_waits_for_its_server_has_it_open() {
         while changes.recv().await.unwrap() != DocumentEvent::Disconnected {}
         append(&document, "mine");
         drop(document);
-        // The task sees that nobody has it open.
+        // The task notices that no handle is open.
         tokio::time::sleep(Duration::from_millis(100)).await;
         let document = room.sync().open("a.document").await.unwrap();
         tokio::time::sleep(Duration::from_secs(11)).await;
@@ -87,7 +88,7 @@ async fn who_opens_a_document_that_waits_for_its_server_has_it_open() {
 
 #[tokio::test]
 async fn chunk_that_crosses_the_close_is_sent_again() {
-    // Either of the two may be looked at first, so there are several rounds.
+    // Either of the two may be received first, so there are several rounds.
     let rounds = 12;
     let (listener, room) = listen().await;
     let serve = async {
@@ -95,7 +96,7 @@ async fn chunk_that_crosses_the_close_is_sent_again() {
         let mut call = begin(&mut peer).await;
         for _ in 0..rounds {
             let (request, sent) = peer.unanswered().await;
-            // The document was moved, and moved back.
+            // The document was moved away and back.
             peer.send_chunk(&call, Content::close()).await;
             let refusal = Content::error(ErrorCode::InvalidRequest, "no call is open");
             peer.answer(request, refusal).await;
@@ -130,12 +131,12 @@ async fn document_whose_opening_is_never_answered_ends_with_its_last_handle() {
             let sync = room.sync();
             let opening = sync.open("a.document");
             let _never_answered = timeout(Duration::from_millis(50), opening).await;
-            // The task sees that nobody has it open.
+            // The task notices that no handle is open.
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };
     let serve = async {
-        // A document that did not end would be joined, without another call.
+        // A document that had not ended would be joined, without another call.
         for _ in 0..2 {
             let (request, _) = peer.invoke().await;
             peer.answer(request, Content::Control(Control::Open)).await;

@@ -1,4 +1,6 @@
-//! What is kept until it is acknowledged, merged, sent again, given up: without a server.
+//! The queue of a replica without a server: edits are kept, merged, sent again and given up.
+
+use std::time::Duration;
 
 use meshagent_client::{Outgoing, Replica};
 use meshagent_document::{MeshDocument, MeshSchema, Target, UpdateKind};
@@ -15,7 +17,7 @@ fn append(replica: &mut Replica, text: &str) -> String {
         .unwrap()
 }
 
-/// All that may be sent now.
+/// All updates that may be sent now.
 fn sent(replica: &mut Replica) -> Vec<Outgoing> {
     std::iter::from_fn(|| replica.next_to_send()).collect()
 }
@@ -66,7 +68,7 @@ fn what_deletes_goes_out_alone() {
     }
     append(&mut replica, "last");
     append(&mut replica, "very last");
-    // The insertions before, each deletion, the insertions after.
+    // The insertions before, two deletions, and the insertions after them.
     assert_eq!(sent(&mut replica).len(), 4);
 }
 
@@ -92,7 +94,7 @@ fn a_gap_is_filled_with_what_the_server_lacks() {
     let mut replica = Replica::new(document(1));
     append(&mut replica, "lost");
     let lost = sent(&mut replica).remove(0);
-    // Something says that it arrived, and it did not.
+    // An acknowledgement arrives, but the server does not have the update.
     replica.acknowledged(lost.number);
     append(&mut replica, "next");
     let next = sent(&mut replica).remove(0);
@@ -112,7 +114,7 @@ fn a_gap_is_filled_with_what_the_server_lacks() {
     assert!(replica.is_saved());
     assert!(replica.fill_gap(99, b"nonsense").is_err());
 
-    // A server that is never content is not sent the same for ever.
+    // A server that always reports a gap is not sent the same fill forever.
     append(&mut replica, "more");
     let mut number = sent(&mut replica).remove(0).number;
     let mut fills = 0;
@@ -134,7 +136,7 @@ fn answers_before_a_fill_is_sent_encode_nothing() {
     append(&mut replica, "two");
     let two = sent(&mut replica).remove(0);
     assert!(replica.fill_gap(one.number, &[0]).unwrap());
-    // What the server has is not even read.
+    // While a fill is queued, the state vector is not even decoded.
     assert_eq!(replica.fill_gap(two.number, b"nonsense"), Ok(true));
     assert_eq!(sent(&mut replica).len(), 1);
 }
@@ -146,10 +148,12 @@ fn edits_with_another_between_them_are_not_merged() {
         append(&mut replica, text);
         sent(&mut replica).remove(0)
     });
-    // The disk failed for the first, and not for the second, which waits for the first.
+    // The server's disk failed for the first edit but not for the second, which depends on the
+    // first.
     replica.acknowledged(two.number);
     replica.unsent();
-    // Together they would wait for the second, which waits for them, where little may wait.
+    // A merged update would depend on the second edit, which in turn depends on the update, so a
+    // server that accepts few pending updates could refuse it.
     assert_eq!(sent(&mut replica), [one, three]);
 }
 
@@ -268,7 +272,8 @@ fn many_edits_offline_are_kept_as_what_is_left_of_them() {
             .unwrap()
     };
     let (one, other) = (insert("eins"), insert("zwei"));
-    // The server has these, so the first change of each overwrites what is not ours alone.
+    // The server has these, so the first change of each one overwrites content that is not only
+    // local.
     server
         .apply_update(&replica.document().encode_state())
         .unwrap();
@@ -286,7 +291,7 @@ fn many_edits_offline_are_kept_as_what_is_left_of_them() {
     assert_eq!(replica.last_number(), 20_002);
     let state = replica.document().encode_state().len();
     let kept: usize = replica.unsaved().map(<[u8]>::len).sum();
-    // What came since the last time they were compacted is not, yet.
+    // Edits since the last compaction are not compacted yet.
     assert!(kept < 4 * state + (16 << 10), "{kept} bytes of {state}");
     while let Some(next) = replica.next_to_send() {
         server.apply_update(&next.update).unwrap();
@@ -302,7 +307,7 @@ fn many_edits_offline_are_kept_as_what_is_left_of_them() {
     );
 }
 
-/// A server that refuses what has a certain text in it, whether it waits or not.
+/// A server that refuses updates with a certain text, whether they are pending or not.
 struct Picky {
     document: MeshDocument,
     refused: usize,
@@ -317,7 +322,7 @@ impl Picky {
         }
     }
 
-    /// Answers all that is sent, until the replica has to start over. Returns whether it has to.
+    /// Answers updates until none is left or the replica must start over. Returns whether it must.
     fn serve(&mut self, replica: &mut Replica) -> bool {
         let mut answers = std::collections::VecDeque::new();
         loop {
@@ -328,7 +333,7 @@ impl Picky {
             if next.update.windows(3).any(|bytes| bytes == b"BAD") {
                 self.refused += 1;
                 if !replica.refused(next.number) {
-                    // What was sent behind it comes in all the same.
+                    // The updates that were sent after it arrive nevertheless.
                     for one in answers {
                         self.document.apply_update(&one.update).unwrap();
                     }
@@ -346,7 +351,7 @@ impl Picky {
         }
     }
 
-    /// What the server has, in a new replica.
+    /// The server's content in a new replica.
     fn again(&self, client: u64) -> MeshDocument {
         let mut again = document(client);
         again.apply_update(&self.document.encode_state()).unwrap();
@@ -432,7 +437,7 @@ fn what_waits_for_a_refused_edit_is_neither_lost_nor_there_twice() {
     assert!(!server.document.has_gap());
     assert_eq!(texts(&server.document), ["next"]);
     assert!(replica.is_saved());
-    // What comes late is known.
+    // An update that arrives late is already known.
     server.document.apply_update(&refused.update).unwrap();
     assert_eq!(texts(&server.document), ["next"]);
     assert_eq!(
@@ -449,7 +454,7 @@ fn what_is_stored_and_waits_is_not_saved_when_its_fill_is_refused() {
     replica.acknowledged(lost.number);
     append(&mut replica, "next");
     let next = sent(&mut replica).remove(0);
-    // The server was restored, and lacks the first.
+    // The server was restored, and lacks the first edit.
     let mut server = Picky::new();
     server.document.apply_update(&next.update).unwrap();
     let vector = server.document.state_vector();
@@ -469,7 +474,7 @@ fn what_is_stored_and_waits_is_not_saved_when_its_fill_is_refused() {
 fn undo_goes_on_after_a_refusal() {
     let mut replica = Replica::new(document(1));
     let mut server = Picky::new();
-    replica.edit(|d| d.remember_edits(true, 0));
+    replica.edit(|d| d.remember_edits(Duration::ZERO));
     append(&mut replica, "first");
     assert!(!server.serve(&mut replica));
     append(&mut replica, "BAD");
@@ -514,7 +519,7 @@ fn who_may_not_write_any_more_is_given_back_all_edits_and_nothing_else() {
     append(&mut replica, "BAD");
     append(&mut replica, "next");
     assert!(server.serve(&mut replica));
-    // What was made again, and what takes the old one's place, are on their way.
+    // The edit that was made again, and the update that replaces the old one, are in flight.
     replica.start_over(server.again(2));
     append(&mut replica, "last");
     assert!(!sent(&mut replica).is_empty());

@@ -1,4 +1,4 @@
-//! What an earlier program left in its journals.
+//! Edits that an earlier program left in its journals.
 
 use std::collections::HashMap;
 use std::fs;
@@ -14,14 +14,14 @@ use tokio::time::timeout;
 
 use crate::peer::{Peer, accept, append, begin_with, listen};
 
-/// More than are sent at a time.
+/// More documents than are open concurrently.
 const DOCUMENTS: usize = 9;
 
 fn path(number: usize) -> String {
     format!("{number}.document")
 }
 
-/// Leaves an edit in the journal of each of so many documents.
+/// Leaves an edit in the journal of each of `count` documents.
 async fn leave_edits(listener: &TcpListener, room: RoomBuilder, count: usize) {
     let serve = async {
         let mut peer = accept(listener).await;
@@ -45,7 +45,7 @@ async fn leave_edits(listener: &TcpListener, room: RoomBuilder, count: usize) {
     drop(documents);
     let given_up = room.close().await;
     assert_eq!(given_up.len(), count, "{given_up:?}");
-    // It may have begun to connect again by then.
+    // The client may have started to reconnect by then.
     let moment = Duration::from_millis(100);
     while let Ok(stale) = timeout(moment, listener.accept()).await {
         drop(stale.unwrap());
@@ -68,17 +68,18 @@ fn started(chunk: &Content) -> Option<&str> {
     }
 }
 
-/// What a server does about all documents but the last.
+/// The server's behavior for all documents but the last.
 enum Others {
-    /// It answers their start chunks by this.
+    /// It answers their start chunks with this content.
     Refused(Content),
-    /// It answers no start chunk.
+    /// It does not answer their start chunks.
     NotOpened,
-    /// It opens them, and answers no update.
+    /// It opens them, but answers no update.
     NotAnswered,
 }
 
-/// Serves the last document until it has sent an update. Returns how often each other one was started.
+/// Serves the last document until it has sent an update. Returns how often each of the others was
+/// started.
 async fn serve_the_last(listener: &TcpListener, others: Others) -> HashMap<String, usize> {
     let mut peer = accept(listener).await;
     let (mut starts, mut last) = (HashMap::new(), None);
@@ -123,7 +124,7 @@ async fn serve_the_last(listener: &TcpListener, others: Others) -> HashMap<Strin
     }
 }
 
-/// Has the last document sent although the server does this about all others.
+/// Checks that the last document is sent despite this behavior for all others.
 async fn send_the_last(others: Others) {
     let directory = tempfile::tempdir().unwrap();
     let (listener, room) = listen().await;
@@ -151,8 +152,8 @@ async fn documents_whose_updates_are_never_answered_do_not_hold_up_the_others() 
     send_the_last(Others::NotAnswered).await;
 }
 
-/// Answers the first document as another one that has taken its place, and refuses the second one
-/// until that has come so often. Returns how often the first one was opened.
+/// Answers the first document with another one that has replaced it, and refuses the second one
+/// until it was started `rounds` times. Returns how often the first one was opened.
 async fn serve_replaced(peer: &mut Peer<TcpStream>, rounds: usize) -> usize {
     let (mut opened, mut refused) = (0, 0);
     loop {
@@ -212,8 +213,7 @@ async fn journal_of_a_document_that_was_replaced_is_sent_once_and_kept() {
     room.close().await;
 }
 
-/// Serves documents, which are empty, until the one at this path has sent an update. The calls that
-/// are open stay so.
+/// Serves empty documents until the one at this path has sent an update. The calls stay open.
 async fn serve_until_sent(
     peer: &mut Peer<TcpStream>,
     paths: &mut HashMap<String, String>,
@@ -245,8 +245,8 @@ async fn serve_until_sent(
     }
 }
 
-/// Sends the second of two documents while the first one's journal can't be opened, and the first
-/// one when it can.
+/// Expects the second of two documents to be sent while the first one's journal can't be opened,
+/// and the first one afterwards.
 async fn send_when_freed(
     listener: &TcpListener,
     room: RoomBuilder,
@@ -270,7 +270,7 @@ async fn journal_that_another_program_has_open_is_sent_when_that_has_ended() {
     let (listener, room) = listen().await;
     let room = room.project("project").offline(directory.path());
     leave_edits(&listener, room.clone(), 2).await;
-    // Nobody lets it in.
+    // This server accepts no connection.
     let (_listener, other) = listen().await;
     let other = other.project("project").offline(directory.path());
     let other = other.connect().await.unwrap();
@@ -296,7 +296,7 @@ async fn journal_that_can_not_be_read_for_some_time_is_sent_later() {
         let text = String::from_utf8_lossy(&fs::read(path).unwrap()).into_owned();
         text.contains(&self::path(0))
     });
-    // Where a file is to be opened, there is none.
+    // A directory is in the place of the lock file.
     let lock = first.unwrap().with_extension("lock");
     fs::remove_file(&lock).unwrap();
     fs::create_dir(&lock).unwrap();
@@ -314,7 +314,7 @@ async fn journal_can_be_opened_by_another_program_when_the_connection_is_gone() 
     let mut peer = accept(&listener).await;
     begin_with(&mut peer, of_identity("old")).await;
     drop((peer, listener));
-    // Nobody lets it in.
+    // This server accepts no connection.
     let (_listener, other) = listen().await;
     let other = other.project("project").offline(directory.path());
     let other = other.connect().await.unwrap();

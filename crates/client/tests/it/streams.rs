@@ -1,4 +1,4 @@
-//! Streamed calls.
+//! Streamed calls on a connection.
 
 use meshagent_client::{CallError, StreamEnd};
 use meshagent_protocol::{Content, Control, ErrorCode};
@@ -66,13 +66,13 @@ async fn calls_and_first_chunks_may_be_refused() {
         let (request, _) = peer.invoke().await;
         peer.answer(request, Content::Control(Control::Open)).await;
         peer.chunk(refusal()).await;
-        // The client leaves no call behind.
+        // The client closes the call.
         assert_eq!(peer.chunk(Content::Empty).await, Content::close());
     };
     let (seen, ()) = tokio::join!(room.open_stream("t", "u", Content::Empty), script);
     assert_eq!(seen.unwrap_err(), expected);
 
-    // Published SDKs hear of a refusal by an `error` chunk only.
+    // Published SDKs learn of a refusal only from an `error` chunk.
     let script = async {
         let (request, invoke) = peer.invoke().await;
         peer.answer(request, Content::Control(Control::Open)).await;
@@ -110,7 +110,7 @@ async fn dropping_a_stream_closes_its_call() {
     drop(stream.unwrap());
     assert_eq!(peer.chunk(Content::Empty).await, Content::close());
 
-    // Also one that nobody waited for.
+    // The same for a call whose caller has gone.
     tokio::select! {
         _ = room.open_stream("t", "u", Content::Empty) => panic!("opened by nobody"),
         (request, _) = peer.invoke() => {

@@ -1,4 +1,4 @@
-//! The typed toolkits.
+//! The typed toolkits on a connection.
 
 use bytes::Bytes;
 use meshagent_protocol::storage::{
@@ -114,7 +114,7 @@ async fn files() {
     let file = file.unwrap();
     assert_eq!((file.name.as_str(), &file.data[..]), ("f", &b"hello"[..]));
 
-    // A server that promises more than it sends is not believed.
+    // A download that is shorter than announced is an error.
     let script = async {
         let (_, call, _) = peer.open().await;
         peer.send_chunk(&call, download_start("f", "text/plain", u64::MAX))

@@ -617,10 +617,7 @@ impl Room {
     /// served.
     fn arrive(&mut self, mut document: Box<Document>, destination: &str) {
         // Streams that their clients have closed end when what they sent is on disk.
-        let closing = document
-            .streams
-            .extract_if(.., |_, stream| stream.is_closing)
-            .collect();
+        let closing = document.streams.take_closing();
         self.end_streams(&mut document);
         document.streams = closing;
         let is_of_path = |deferred: &Deferred| {

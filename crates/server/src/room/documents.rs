@@ -5,9 +5,10 @@
 //! The missed changes follow, merged, when the queue has space again.
 
 mod growth;
+mod streams;
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use base64::Engine as _;
@@ -20,6 +21,7 @@ use meshagent_store::{DocumentId, Seq, Timestamp};
 
 pub(super) use self::growth::Growth;
 use self::growth::Tried;
+use self::streams::Streams;
 use super::batch::Change;
 use super::compaction::Stored;
 use super::sent::Sent;
@@ -65,7 +67,7 @@ pub(super) struct Document {
     pub(super) head: Version,
     /// The newest version that is on disk and may be shown.
     pub(super) committed: Version,
-    pub(super) streams: BTreeMap<StreamId, Stream>,
+    pub(super) streams: Streams,
     /// Answers that show a version which is not on disk yet, ordered by version.
     pub(super) deferred: VecDeque<(Version, Deferred)>,
     /// The encoded state that all opens of the document share.
@@ -96,7 +98,7 @@ pub(super) struct Document {
     /// The charge for the memory of the document.
     pub(super) charge: Option<OpenCharge>,
     /// Refused patches.
-    tried: Tried,
+    tried: Option<Box<Tried>>,
 }
 
 #[derive(Debug)]
@@ -190,7 +192,7 @@ impl Document {
             replica,
             head: 0,
             committed: 0,
-            streams: BTreeMap::new(),
+            streams: Streams::default(),
             deferred: VecDeque::new(),
             state: None,
             description: None,
@@ -207,7 +209,7 @@ impl Document {
             broken_from: None,
             idle_since: None,
             charge: None,
-            tried: Tried::default(),
+            tried: None,
         }
     }
 
@@ -297,7 +299,7 @@ impl Document {
 
     /// The bytes that a turn goes through to bring a reader up to date.
     pub(super) fn catch_up_weight(&self, stream: StreamId) -> usize {
-        let Some(stream) = self.streams.get(&stream).filter(|one| one.lagging) else {
+        let Some(stream) = self.streams.get(stream).filter(|one| one.lagging) else {
             return 0;
         };
         if stream.cursor >= self.recent_floor {
@@ -555,11 +557,11 @@ impl Room {
         let is_scarce = self.usage.shared_bytes() > self.config.limits.max_shared_bytes;
         for frame in frames {
             let mut shared: Option<SharedChunk> = None;
-            for (id, stream) in &mut document.streams {
+            for (id, stream) in document.streams.iter_mut() {
                 if stream.merges != merged || stream.lagging || stream.cursor >= frame.version {
                     continue;
                 }
-                if Some(*id) == frame.known_to {
+                if Some(id) == frame.known_to {
                     stream.cursor = frame.version;
                     continue;
                 }
@@ -599,6 +601,10 @@ impl Room {
             let Some((version, deferred)) = document.deferred.pop_front() else {
                 return;
             };
+            if document.deferred.is_empty() {
+                // Most documents rarely have one, and there are many documents.
+                document.deferred = VecDeque::new();
+            }
             match deferred {
                 Deferred::Answer {
                     request, content, ..
@@ -740,7 +746,7 @@ impl Room {
             if let Some(found) = self.documents.get(document)
                 && found
                     .streams
-                    .get(&stream)
+                    .get(stream)
                     .is_some_and(|stream| stream.lagging)
             {
                 self.bring_up(document, stream);
@@ -753,7 +759,7 @@ impl Room {
         let Some(document) = self.documents.get_mut(id) else {
             return;
         };
-        let Some(stream) = document.streams.get_mut(&stream_id) else {
+        let Some(stream) = document.streams.get_mut(stream_id) else {
             return;
         };
         if stream.catching_up {
@@ -798,7 +804,7 @@ impl Room {
             document.sent.remember(&payload);
         }
         let committed = document.committed;
-        if let Some(stream) = document.streams.get_mut(&stream_id) {
+        if let Some(stream) = document.streams.get_mut(stream_id) {
             stream.lagging = !is_complete;
             stream.cursor = if is_complete { committed } else { cursor };
         }
@@ -810,7 +816,7 @@ impl Room {
             return;
         };
         let (version, payload) = document.shared_state(self.now, &self.usage, &self.metrics);
-        if let Some(stream) = document.streams.get_mut(&stream_id) {
+        if let Some(stream) = document.streams.get_mut(stream_id) {
             stream.catching_up = true;
         }
         document.defer_to(
@@ -833,7 +839,7 @@ impl Room {
         let Some(document) = self.documents.get_mut(id) else {
             return;
         };
-        let Some(stream) = document.streams.get_mut(&stream_id) else {
+        let Some(stream) = document.streams.get_mut(stream_id) else {
             return;
         };
         document.sent.remember(&payload);
@@ -867,7 +873,7 @@ impl Room {
         let Some(document) = self.documents.get_mut(document) else {
             return;
         };
-        document.streams.remove(&stream);
+        document.streams.remove(stream);
         if document.streams.is_empty() {
             document.idle_since = Some(self.now);
         }

@@ -146,7 +146,7 @@ impl Room {
                 let (document, stream) = (*document, *stream);
                 let open = self.documents.get(document);
                 if open
-                    .and_then(|open| open.streams.get(&stream))
+                    .and_then(|open| open.streams.get(stream))
                     .is_some_and(|stream| stream.is_closing)
                 {
                     let text = "the call was closed; open the document again to send more";
@@ -342,7 +342,7 @@ impl Room {
         let Some(document) = self.documents.get_mut(id) else {
             return;
         };
-        let tool_call_id = match document.streams.get(&stream) {
+        let tool_call_id = match document.streams.get(stream) {
             Some(stream) => Arc::clone(&stream.tool_call_id),
             None => Arc::default(),
         };
@@ -420,7 +420,7 @@ impl Room {
         let tells_gap = applied.gap
             && document
                 .streams
-                .get_mut(&stream)
+                .get_mut(stream)
                 .is_some_and(|stream| !std::mem::replace(&mut stream.is_ahead, true));
         let mut answer = if applied.gap {
             self.metrics.count_update(UpdateOutcome::Gap);
@@ -524,7 +524,7 @@ impl Room {
             if open.is_broken() {
                 return self.end_closed(request, document, stream);
             }
-            let Some(open) = open.streams.get_mut(&stream) else {
+            let Some(open) = open.streams.get_mut(stream) else {
                 return self.respond(request, Content::Empty);
             };
             if open.is_closing {
@@ -549,7 +549,7 @@ impl Room {
         let Some(stream) = self
             .documents
             .get_mut(id)
-            .and_then(|document| document.streams.get_mut(&stream))
+            .and_then(|document| document.streams.get_mut(stream))
         else {
             return;
         };
@@ -622,7 +622,7 @@ impl Room {
         text: impl FnOnce() -> String,
     ) {
         if let Some(document) = self.documents.get_mut(id)
-            && let Some(stream) = document.streams.get_mut(&stream)
+            && let Some(stream) = document.streams.get_mut(stream)
         {
             let lost = stream.lost.get_or_insert_with(|| Lost {
                 count: 0,

@@ -368,7 +368,7 @@ async fn one_edit_too_large_takes_no_other_edit_with_it() {
     let ann = enter(&server, "ann").await;
     let document = ann.sync().open("a.document").await.unwrap();
     let mut changes = document.changes();
-    document.edit(|d| d.remember_edits(true, 0)).unwrap();
+    document.edit(|d| d.remember_edits(Duration::ZERO)).unwrap();
     let id = document
         .edit(|d| d.append_child(Target::Root, json!({ "body": { "text": "één" } })))
         .unwrap()

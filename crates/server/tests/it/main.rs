@@ -28,4 +28,5 @@ mod replaced;
 mod silence;
 mod sockets;
 mod stopping;
+mod undo;
 mod wire;

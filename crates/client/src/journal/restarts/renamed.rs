@@ -1,4 +1,5 @@
-//! Edits that were made again under other names, and what takes the place of their old ones.
+//! Tests of edits that were made again under other names, and of the updates that replace the old
+//! ones.
 
 use super::{Run, Seen};
 
@@ -20,7 +21,7 @@ fn edits_made_again_after_a_conflict_are_there_once_wherever_the_program_ends() 
         if !is_killed_before_the_journal_is_written {
             run.write();
         }
-        // What is sent now is stored, and nobody learns of it.
+        // These updates are stored, but the answers are lost.
         run.send(&mut seen);
         run.send(&mut seen);
         run.end_program();
@@ -29,8 +30,8 @@ fn edits_made_again_after_a_conflict_are_there_once_wherever_the_program_ends() 
     }
 }
 
-/// A program that has made an edit again, since the server refused the one before it; both were sent.
-/// What takes the place of the old names waits behind the edit. Returns the numbers of both.
+/// Lets a program make an edit again, because the server refused the one before it. Both were sent.
+/// The update that replaces the old names waits behind the edit. Returns the numbers of both.
 fn edit_made_again(run: &mut Run<'_>) -> (u64, u64) {
     run.is_moody = false;
     let sent = [(); 2].map(|()| {
@@ -43,7 +44,7 @@ fn edit_made_again(run: &mut Run<'_>) -> (u64, u64) {
     kept(run)
 }
 
-/// The numbers of the edit and of the update without edits behind it.
+/// The numbers of the edit, and of the update without edits behind it.
 fn kept(run: &Run<'_>) -> (u64, u64) {
     let kept: Vec<(u64, u32)> = run
         .replica

@@ -107,19 +107,21 @@ impl Document {
         bytes: usize,
         refusal: &Refusal,
     ) {
-        if self.tried.version != self.head || self.tried.refused.len() >= TRIED {
-            self.tried.refused.clear();
+        let tried = self.tried.get_or_insert_default();
+        if tried.version != self.head || tried.refused.len() >= TRIED {
+            tried.refused.clear();
         }
-        self.tried.version = self.head;
+        tried.version = self.head;
         let refused = (bytes, refusal.clone());
-        self.tried.refused.insert(participant.into(), refused);
+        tried.refused.insert(participant.into(), refused);
     }
 
     /// The refusal of a patch that need not be tried: the version is the same, and the patch is
     /// hardly smaller than one that was refused.
     pub(in crate::room) fn tried(&self, participant: &str, bytes: usize) -> Option<Refusal> {
-        let refused = self.tried.refused.get(participant);
-        let (known, refusal) = refused.filter(|_| self.tried.version == self.head)?;
+        let tried = self.tried.as_ref();
+        let tried = tried.filter(|tried| tried.version == self.head)?;
+        let (known, refusal) = tried.refused.get(participant)?;
         (bytes >= *known - *known / 8).then(|| refusal.clone())
     }
 }
