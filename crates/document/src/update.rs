@@ -59,7 +59,7 @@ pub struct Inspection {
     /// The approximate memory, in bytes, of the part that would be pending.
     pub waiting: usize,
     /// The approximate memory, in bytes, of the operations that are not known here: their contents
-    /// and their structure. It includes [`Self::splits`].
+    /// and their structure, and the runs that they split. It includes [`Self::splits`].
     pub growth: usize,
     /// The approximate memory, in bytes, that the update's deletions take because each end of a
     /// deleted range may split a run of operations.

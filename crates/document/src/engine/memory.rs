@@ -4,7 +4,7 @@ use std::mem::size_of;
 
 use super::blocks::Block;
 use super::{Attribute, Client, Engine, Item, ItemIndex, Node};
-use crate::update::scan::IdRange;
+use crate::update::scan::Id;
 
 /// The allocator's overhead for each allocation.
 const ALLOCATION_BYTES: usize = 16;
@@ -18,37 +18,33 @@ impl Engine {
         items + nodes + clients
     }
 
-    /// The number of runs that the deletion of a range of operations adds: each of its ends may
-    /// split one, and the first split of a long one divides it into pieces. `last` is the long run
-    /// that was counted last.
-    pub(crate) fn splits(&self, range: IdRange, last: &mut ItemIndex) -> usize {
-        let Some(&client) = self.client_index.get(&range.client) else {
+    /// The number of runs that a split before a known operation adds; the first split of a long run
+    /// divides it into pieces. `last` is the long run that was counted last. A deletion does not
+    /// split what is deleted.
+    pub(crate) fn splits(&self, at: Id, is_deletion: bool, last: &mut ItemIndex) -> usize {
+        let Some(&client) = self.client_index.get(&at.client) else {
             return 0;
         };
         let Client { clock, blocks, .. } = &self.clients[client as usize];
-        let mut splits = 0;
-        for at in [range.start, range.end] {
-            if at >= *clock || range.start >= range.end {
-                continue;
-            }
-            let block = blocks.find(at);
-            if block.start == at || block.is_collected() {
-                continue;
-            }
-            let item = self.item(block.item);
-            if item.is_deleted() {
-                continue;
-            }
-            splits += 1;
-            if *last != block.item {
-                let pieces = item.content.pieces(item.length());
-                splits += pieces;
-                if pieces > 0 {
-                    *last = block.item;
-                }
-            }
+        if at.clock >= *clock {
+            return 0;
         }
-        splits
+        let block = blocks.find(at.clock);
+        if block.start == at.clock || block.is_collected() {
+            return 0;
+        }
+        let item = self.item(block.item);
+        if is_deletion && item.is_deleted() {
+            return 0;
+        }
+        if *last == block.item {
+            return 1;
+        }
+        let pieces = item.content.pieces(item.length());
+        if pieces > 0 {
+            *last = block.item;
+        }
+        1 + pieces
     }
 }
 
