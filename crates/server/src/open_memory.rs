@@ -174,10 +174,8 @@ impl OpenCharge {
         max: usize,
         only_deletes: bool,
     ) -> [(usize, TooMuchOpen); 2] {
-        let extended = |bound: usize| match only_deletes {
-            true => bound + bound / BEYOND,
-            false => bound,
-        };
+        let share = if only_deletes { BEYOND } else { usize::MAX };
+        let extended = |bound: usize| bound + bound / share;
         let state = self.all.state();
         let (own, all) = (state.of(participant), state.bytes);
         drop(state);

@@ -43,7 +43,9 @@ impl MeshDocument {
                 ..id
             });
             let ends = [behind, one.right_origin.filter(|id| behind != Some(*id))];
-            ends.into_iter().flatten().for_each(|at| splits.add(at));
+            for at in ends.into_iter().flatten() {
+                splits.add(at);
+            }
         }
         own.saturating_add(splits.runs * ITEM_BYTES)
             .saturating_add(self.released_by(scan))

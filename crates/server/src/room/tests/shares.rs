@@ -262,11 +262,11 @@ fn pending_deletions_count_for_their_author() {
 
 #[test]
 fn deletions_that_split_a_text_count_for_their_author() {
-    const CHARACTERS: u64 = 200_000;
+    const CHARACTERS: usize = 200_000;
     for character in ["a", "文", "😀"] {
         let units = character.encode_utf16().count() as u64;
-        let written = text_of(&character.repeat(CHARACTERS as usize));
-        let ranges: Vec<(u64, u64)> = (0..CHARACTERS / 2)
+        let written = text_of(&character.repeat(CHARACTERS));
+        let ranges: Vec<(u64, u64)> = (0..CHARACTERS as u64 / 2)
             .map(|number| (FIRST + number * 2 * units, units))
             .collect();
         // In one update, and in many.
@@ -281,7 +281,7 @@ fn deletions_that_split_a_text_count_for_their_author() {
                 code(&answer).map(|_| answer)
             });
             is_share_of_participant(&refused.expect("something is refused"));
-            let whole = deletion(&[(FIRST, CHARACTERS * units)]);
+            let whole = deletion(&[(FIRST, CHARACTERS as u64 * units)]);
             assert_eq!(sent(&mut world, &writer, "a", &whole), Content::Empty);
         }
     }
