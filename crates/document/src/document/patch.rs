@@ -175,8 +175,8 @@ impl MeshDocument {
         Ok(self.apply_patch_edits(edits, changed))
     }
 
-    /// Checks a patch, and bounds what it would take. The bound follows from what the patch adds and
-    /// moves, independent of the size of the document. [`Self::apply_plan`] applies it.
+    /// Checks a patch, and bounds what it would take. The bound follows from what the patch adds
+    /// and moves, independent of the size of the document. [`Self::apply_plan`] applies it.
     ///
     /// # Errors
     /// See [`Self::apply_patch`].
@@ -194,8 +194,8 @@ impl MeshDocument {
         })
     }
 
-    /// Applies a checked patch to the document for which it was checked, which must not have changed
-    /// since.
+    /// Applies a checked patch to the document for which it was checked, which must not have
+    /// changed since.
     pub fn apply_plan(&mut self, plan: PatchPlan) -> PatchOutcome {
         self.apply_patch_edits(plan.edits, plan.changed)
     }

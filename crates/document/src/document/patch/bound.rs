@@ -1,5 +1,5 @@
-//! Upper bounds for the size of edits as updates and in memory, computed before they are applied, at a cost
-//! proportional to the edits.
+//! Upper bounds for the size of edits as updates and in memory, computed before they are applied, at
+//! a cost proportional to the edits.
 
 use std::collections::HashSet;
 
