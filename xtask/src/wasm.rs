@@ -15,6 +15,16 @@ use crate::{BUILD_LIMIT, workspace_root};
 
 const TARGET: &str = "wasm32-unknown-unknown";
 
+/// Options that select the crates whose tests run there.
+const CRATES: [&str; 6] = [
+    "-p",
+    "meshagent-document",
+    "-p",
+    "meshagent-protocol",
+    "-p",
+    "meshagent-rights",
+];
+
 const RUNNER: &str = "wasm-bindgen-test-runner";
 
 /// The limit of the runner's installation, with downloads and builds of its dependencies.
@@ -28,12 +38,12 @@ pub(crate) fn test() -> Result<()> {
     );
     // Without dev-dependencies, which may enable more features than the crates request.
     let mut check = cargo(&["check", "--target", TARGET]);
-    check.args(["-p", "meshagent-document", "-p", "meshagent-protocol"]);
+    check.args(CRATES);
     run(check, BUILD_LIMIT)?;
     let runner = runner()?;
     let mut tests = cargo(&["test", "--target", TARGET]);
     tests
-        .args(["-p", "meshagent-document", "-p", "meshagent-protocol"])
+        .args(CRATES)
         .env("CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUNNER", runner);
     run(tests, BUILD_LIMIT)
 }

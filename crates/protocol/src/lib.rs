@@ -15,8 +15,8 @@
 //! - [`calls`]: the streamed calls of one connection.
 //! - [`client_session`]: the client's side of one connection.
 //! - [`sync`], [`storage`], [`messaging`]: the typed inputs and outputs of the toolkits.
-//! - [`token`], [`grant`], [`key`]: authentication and rights.
-//! - [`path`], [`code`], [`request`], [`json`], [`trace`]: shared parts.
+//! - [`token`], [`key`]: authentication. Grants and paths come from `meshagent-rights`.
+//! - [`code`], [`request`], [`json`], [`trace`]: shared parts.
 
 pub mod calls;
 pub mod client_session;
@@ -24,26 +24,19 @@ pub mod client_to_server;
 pub mod code;
 pub mod content;
 mod field;
-pub mod file_policy;
-pub mod grant;
-mod grant_path;
 pub mod json;
 pub mod key;
 pub mod message;
 pub mod messaging;
 pub mod outline;
 pub mod packet;
-pub mod path;
 mod plain_chunk;
 pub mod request;
 pub mod server_to_client;
 mod shared_chunk;
 mod shared_message;
-mod sight;
 pub mod storage;
-mod storage_grant;
 pub mod sync;
-mod sync_grant;
 pub mod token;
 mod tool;
 pub mod trace;
@@ -54,28 +47,26 @@ pub use client_to_server::{ClientToServer, Envelope, Invoke};
 pub use code::ErrorCode;
 pub use content::{Content, Control, InvalidContent};
 pub use field::InvalidField;
-pub use file_policy::{FileAction, FilePathRule, FilesPolicy, is_reserved_name};
-pub use grant::{ApiScope, Grant, InvalidGrant, MessagingGrant, Role};
-pub use grant_path::InvalidGrantPath;
 pub use json::{InvalidJson, MAX_JSON_DEPTH, parse_json, parse_json_object, weigh_json};
 pub use key::{ApiKey, InvalidApiKey};
+pub use meshagent_rights::{
+    ApiScope, DocPath, FileAction, FilePathRule, FilesPolicy, Grant, InvalidGrant,
+    InvalidGrantPath, InvalidPath, InvalidRoomName, MessagingGrant, Role, RoomName, SCHEMAS, Sight,
+    StorageGrant, StoragePathGrant, SyncGrant, SyncPathGrant, is_reserved_name, is_schema_path,
+};
 pub use message::{Body, InvalidBody, InvalidMessage};
 pub use outline::{Asks, Outline};
 pub use packet::{
     Message, MessageId, PacketError, PacketFault, PacketLimits, PacketReader, Packets,
 };
-pub use path::{DocPath, InvalidPath, InvalidRoomName, RoomName};
 pub use request::{InvalidBase64, InvalidRequest, decode_base64, encode_base64};
 pub use server_to_client::ServerToClient;
 pub use shared_chunk::SharedChunk;
 pub use shared_message::SharedMessage;
-pub use sight::Sight;
-pub use storage_grant::{SCHEMAS, StorageGrant, StoragePathGrant, is_schema_path};
 pub use sync::{
     SyncChunk, SyncCreate, SyncDescribe, SyncDescribed, SyncOpenStart, SyncOutput, SyncPatch,
     SyncPatched, SyncPatchedOperation,
 };
-pub use sync_grant::{SyncGrant, SyncPathGrant};
 pub use token::{MAX_TOKEN_BYTES, ParticipantToken, TokenError, TokenVerifier};
 pub use tool::{Tool, Toolkit, describe_tools};
 pub use trace::TraceParent;

@@ -5,12 +5,12 @@ use base64::alphabet;
 use base64::engine::general_purpose::GeneralPurposeConfig;
 use base64::engine::{DecodePaddingMode, GeneralPurpose};
 use bytes::Bytes;
+use meshagent_rights::{DocPath, InvalidPath};
 use serde_json::{Map, Value};
 
 use crate::code::ErrorCode;
 use crate::content::Content;
 use crate::field::{Fields, InvalidField, take_object};
-use crate::path::{DocPath, InvalidPath};
 
 /// An invalid input of a tool, answered with this code and text.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]

@@ -4,12 +4,12 @@
 //! `upload` and `download` are streamed with back-pressure: the receiver requests each chunk.
 
 use bytes::Bytes;
+use meshagent_rights::DocPath;
 use serde_json::{Map, Value, json};
 
 use crate::code::ErrorCode;
 use crate::content::Content;
 use crate::field::{Fields, InvalidField};
-use crate::path::DocPath;
 use crate::request::{
     InvalidRequest, binary, binary_input, file_path_field, json_input, path_field,
 };

@@ -3,12 +3,12 @@
 //! Updates and schemas are not interpreted here.
 
 use bytes::Bytes;
+use meshagent_rights::DocPath;
 use serde_json::{Map, Value, json};
 
 use crate::code::ErrorCode;
 use crate::content::Content;
 use crate::field::Fields;
-use crate::path::DocPath;
 use crate::request::{
     InvalidBase64, InvalidRequest, binary, binary_input, decode_base64, encode_base64,
     file_path_field, into_json_input, json_input, opt_object_field, opt_path_field,

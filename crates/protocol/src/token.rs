@@ -3,10 +3,10 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use hmac::{Hmac, KeyInit, Mac};
+use meshagent_rights::{ApiScope, Grant, InvalidGrant, Role};
 use serde_json::{Map, Value};
 use sha2::Sha256;
 
-use crate::grant::{ApiScope, Grant, InvalidGrant, Role};
 use crate::json::parse_json_object;
 use crate::key::ApiKey;
 

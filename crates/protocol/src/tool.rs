@@ -443,8 +443,7 @@ pub fn describe_tools() -> Value {
 mod tests {
     use super::*;
     use crate::messaging::{BroadcastInput, SendInput};
-    use crate::path::DocPath;
-    use crate::{Content, storage, sync};
+    use crate::{Content, DocPath, storage, sync};
 
     #[test]
     fn the_table_has_the_order_of_the_tools() {

@@ -6,6 +6,7 @@
 //! with code 1000. A client that violates the WebSocket protocol is disconnected without a close
 //! frame.
 
+mod turn;
 mod unread;
 mod writing;
 
@@ -14,19 +15,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use meshagent_ledger::{Account, Charge, Held, Kind, Pace};
 use meshagent_protocol::{ApiScope, Envelope, Message, PacketLimits, PacketReader};
 use tokio::net::TcpStream;
 use tokio::net::tcp::ReadHalf;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use self::turn::Turn;
 use self::unread::peer_closes;
 use self::writing::{Counting, Taken, Taking, write_all};
 use crate::admission::{self, Admission};
 use crate::budget::Rate;
 use crate::config::Config;
 use crate::gather::Gather;
-use crate::ledger::{Account, Charge, Held, Kind, Pace};
 use crate::metrics::{Counted, Metrics};
 use crate::outbox::{Outbox, Outgoing};
 use crate::room::{Conn, Joining};
@@ -42,8 +44,6 @@ const FRAME_BYTES: usize = 64;
 const CONTROL_FRAME_BYTES: usize = 1 << 10;
 /// Bytes of an incomplete message that may stay uncharged until everything that arrived is handled.
 const SMALL_PART_BYTES: usize = 16 << 10;
-/// Bytes that a connection reads or writes before it yields to the other connections on its thread.
-const TURN_BYTES: usize = 16 << 10;
 /// Bytes that the kernel buffers for a peer beyond its receive window. The socket becomes writable
 /// when half of this is free. By default the kernel buffers megabytes and reports progress only
 /// when a third is free.
@@ -263,26 +263,6 @@ enum End {
     Lost,
     /// The server is stopping.
     Stopping,
-}
-
-/// Bytes that a connection has read or written since it last yielded. A socket may deliver or
-/// accept megabytes without blocking, and hundreds of sockets may be ready together.
-#[derive(Default)]
-struct Turn {
-    bytes: usize,
-}
-
-impl Turn {
-    /// Counts bytes and yields after each [`TURN_BYTES`]. Returns whether it yielded.
-    async fn take(&mut self, bytes: usize) -> bool {
-        self.bytes += bytes;
-        let is_over = self.bytes >= TURN_BYTES;
-        if is_over {
-            self.bytes = 0;
-            tokio::task::yield_now().await;
-        }
-        is_over
-    }
 }
 
 /// Reads until the connection ends, handing each packet to the intake.

@@ -14,7 +14,6 @@
 //! - `room`: one room as a plain state machine
 //! - `schemas`: the state that documents with the same schema share
 //! - `budget`: rates of each connection and of all together
-//! - `ledger`: memory held for each connection, each participant and all together
 //! - `lane`: the heavy-work pool
 //! - `committer`: the one thread that writes to the store
 //! - `outbox`: the queue of messages to one connection
@@ -32,10 +31,8 @@ mod health;
 mod http;
 mod ids;
 mod lane;
-mod ledger;
 mod metrics;
 mod newcomers;
-mod open_memory;
 mod outbox;
 mod reads;
 mod room;

@@ -15,11 +15,10 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
+use meshagent_ledger::{Account, Charge, Kind, Speaker};
 use meshagent_protocol::{Content, MessageId, Packets, ServerToClient, SharedChunk, SharedMessage};
 use serde_json::Value;
 use tokio::sync::Notify;
-
-use crate::ledger::{Account, Charge, Kind, Speaker};
 
 /// Bytes that a queued message costs in addition to its payload: the enum, its header and the
 /// packet framing.

@@ -17,10 +17,10 @@
 
 use std::sync::Arc;
 
+use meshagent_ledger::Charge;
 use meshagent_store::StoreError;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::ledger::Charge;
 use crate::room::FetchResult;
 
 /// Concurrent reads of all rooms together; more wait for their turn.

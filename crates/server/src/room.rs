@@ -35,6 +35,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, LazyLock};
 
 use bytes::Bytes;
+use meshagent_ledger::{Account, Charge, Held, Kind, OverBound};
 use meshagent_protocol::messaging::participant_disabled;
 use meshagent_protocol::{
     ApiScope, Calls, ClientToServer, Content, Control, Envelope, ErrorCode, InvalidRequest, Invoke,
@@ -58,7 +59,6 @@ use self::waiting::Waiting;
 use crate::config::Config;
 use crate::health::refusal;
 use crate::ids::Ids;
-use crate::ledger::{Account, Charge, Held, Kind, OverBound};
 use crate::metrics::Metrics;
 use crate::outbox::{Outbox, Outgoing};
 use crate::signer::UrlSigner;

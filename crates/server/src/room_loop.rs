@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use meshagent_ledger::{ChunkWaits, Held};
 use meshagent_protocol::{ClientToServer, Envelope, ErrorCode, MessageId};
 use meshagent_store::{Timestamp, Write, Written};
 use tokio::sync::OwnedSemaphorePermit;
@@ -20,7 +21,6 @@ pub(crate) use self::entering::Entering;
 use self::queues::Queues;
 use crate::committer::BatchResult;
 use crate::lane;
-use crate::ledger::{ChunkWaits, Held};
 use crate::outbox::Outbox;
 use crate::reads::Brought;
 use crate::room::{Action, Conn, Fetch, Room};

@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use meshagent_ledger::Held;
 use meshagent_protocol::{ApiScope, Envelope, MessageId, PacketLimits, PacketReader};
 use meshagent_store::{RoomId, Store, StoreError, Timestamp};
 use tokio::sync::{Semaphore, oneshot};
@@ -25,7 +26,6 @@ use crate::committer::{Answer, BatchResult, Outcome, Work};
 use crate::config::Config;
 use crate::ids::Ids;
 use crate::lane;
-use crate::ledger::Held;
 use crate::metrics::Metrics;
 use crate::outbox::{Cost, Outbox, Outgoing};
 use crate::room::{Conn, Fetch, FetchResult, Joining, Room};

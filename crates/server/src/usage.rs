@@ -5,12 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use bytes::Bytes;
+use meshagent_ledger::{Account, Bounds, Charge, Kind, Ledger, OpenMemory};
 use meshagent_protocol::{ServerToClient, SharedMessage};
 use meshagent_store::{Removed, WriteError, Written};
 
 use crate::config::Limits;
-use crate::ledger::{Account, Bounds, Charge, Kind, Ledger};
-use crate::open_memory::OpenMemory;
 use crate::schemas::Schemas;
 
 /// Counters that every room updates. Callers pass the bounds on documents and calls.

@@ -216,15 +216,14 @@ pub(crate) fn edit(before: &Tree, change: &Change) -> Result<Edit> {
             .map(Tree::id)
             .filter(|&id| id.is_none() || id != moving)
             .collect();
-        let after = index.checked_sub(1).and_then(|at| ids.get(at));
-        let neighbour = |id: Option<&Option<&str>>| id.copied().flatten().map(str::to_owned);
+        let neighbour = |at: Option<usize>| ids.get(at?).copied().flatten().map(str::to_owned);
         let by_index = Position::Index(index);
         Ok::<_, anyhow::Error>(match (index, (index + ids.len()) % 3) {
             (_, 0) => by_index,
             (0, 1) => Position::First,
-            (_, 1) => neighbour(after).map_or(by_index, Position::After),
+            (_, 1) => neighbour(index.checked_sub(1)).map_or(by_index, Position::After),
             _ if index == ids.len() => Position::Last,
-            _ => neighbour(ids.get(index)).map_or(by_index, Position::Before),
+            _ => neighbour(Some(index)).map_or(by_index, Position::Before),
         })
     };
     let place = |id: &str, scalars: usize| {

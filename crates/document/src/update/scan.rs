@@ -492,5 +492,43 @@ fn length(reader: &Reader<'_>, count: usize) -> Result<u32, DecodeError> {
 
 /// The length of a text in UTF-16 units, as Yjs counts it.
 pub(crate) fn utf16_length(text: &str) -> usize {
-    text.chars().map(char::len_utf16).sum()
+    // A character has one unit for its first byte, and one more if it has four bytes. The sum of a
+    // chunk fits into a byte, so that the compiler counts many bytes together.
+    const CHUNK: usize = 127;
+    let units = |chunk: &[u8]| -> u8 {
+        let units = chunk
+            .iter()
+            .map(|&byte| u8::from(byte & 0xc0 != 0x80) + u8::from(byte >= 0xf0));
+        units.sum()
+    };
+    let chunks = text.as_bytes().chunks(CHUNK);
+    chunks.map(|chunk| usize::from(units(chunk))).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::utf16_length;
+
+    #[test]
+    fn utf16_lengths_are_those_of_the_encoded_text() {
+        let characters = [
+            'a',
+            '\0',
+            'é',
+            '߿',
+            'ࠀ',
+            '漢',
+            '\u{ffff}',
+            '🌿',
+            '\u{10ffff}',
+        ];
+        for &first in &characters {
+            for &second in &characters {
+                for length in [0, 1, 31, 63, 127, 128, 500] {
+                    let text: String = [first, second].iter().cycle().take(length).collect();
+                    assert_eq!(utf16_length(&text), text.encode_utf16().count(), "{text:?}");
+                }
+            }
+        }
+    }
 }

@@ -18,13 +18,10 @@ pub(crate) use std::prelude::v1::test;
 pub(crate) use wasm_bindgen_test::wasm_bindgen_test as test;
 
 mod docs;
-mod grants;
 mod hex;
 mod packets;
-mod paths;
 mod plain_chunks;
 mod session;
-mod sight;
 mod tokens;
 mod toolkits;
 mod vectors;

@@ -6,12 +6,12 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use meshagent_ledger::{Account, Held, Pace};
 use meshagent_protocol::MessageId;
 use tokio::io::{AsyncWrite, AsyncWriteExt as _};
 use tokio::time::Instant;
 
-use super::{TURN_BYTES, Turn};
-use crate::ledger::{Account, Held, Pace};
+use super::turn::{TURN_BYTES, Turn};
 use crate::outbox::{Cost, Outbox, Outgoing};
 use crate::room::Conn;
 use crate::rooms::{Mailbox, RoomInput};

@@ -6,12 +6,12 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
+use meshagent_ledger::{Account, Charge, Kind};
 use meshagent_store::{FileHead, FileVersion, RoomId, StoreError};
 use thiserror::Error;
 
 use super::App;
 use crate::committer::with_causes;
-use crate::ledger::{Account, Charge, Kind};
 
 /// Bytes of a file that are in memory at a time, besides the kernel's buffers.
 const PART_BYTES: usize = 512 << 10;

@@ -7,12 +7,12 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use meshagent_ledger::{Account, Charge, Kind};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep};
 
 use super::FREE_HEAD_BYTES;
-use crate::ledger::{Account, Charge, Kind};
 
 /// Bytes of a response that a peer must read within each period of patience.
 const PROGRESS_BYTES: usize = 16 << 10;
@@ -176,11 +176,11 @@ impl AsyncWrite for HttpStream {
 
 #[cfg(test)]
 mod tests {
+    use meshagent_ledger::{Bounds, Ledger};
     use tokio::io::AsyncWriteExt as _;
     use tokio::net::TcpListener;
 
     use super::*;
-    use crate::ledger::{Bounds, Ledger};
 
     /// How writing a long response ends within a second if the peer reads nothing; `None` if it
     /// still waits.

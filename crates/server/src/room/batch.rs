@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
 use meshagent_document::merge_updates;
+use meshagent_ledger::{Held, Kind};
 use meshagent_protocol::{Content, ErrorCode};
 use meshagent_store::{
     Contribution, DocumentId, EntryKind, MovedEntry, Removed, StoreError, Timestamp, Write,
@@ -21,7 +22,6 @@ use super::opening::Waiter;
 use super::uploads::Finishing;
 use super::{Conn, Refusal, Request, Room};
 use crate::committer::BatchResult;
-use crate::ledger::{Held, Kind};
 use crate::usage::DocumentPlace;
 
 /// The longest update, in bytes, that is merged with others. For a longer one, merging costs more

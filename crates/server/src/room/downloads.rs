@@ -9,6 +9,7 @@
 use std::collections::{HashSet, VecDeque};
 
 use bytes::Bytes;
+use meshagent_ledger::{Charge, Held, Kind};
 use meshagent_protocol::storage::{DownloadRequest, download_data, download_start};
 use meshagent_protocol::{Content, Control, ErrorCode};
 use meshagent_store::{FileHead, FileVersion};
@@ -16,7 +17,6 @@ use meshagent_store::{FileHead, FileVersion};
 use super::opening::Fetched;
 use super::waiting::Waiting;
 use super::{Call, Conn, Fetch, Refusal, Request, Room};
-use crate::ledger::{Charge, Held, Kind};
 use crate::usage::share;
 
 /// The largest piece that is sent, in bytes, even if the client requests more.

@@ -10,12 +10,12 @@
 
 use std::sync::Arc;
 
+use meshagent_ledger::{Account, Charge, Kind};
 use meshagent_protocol::{ServerToClient, SharedMessage, Sight};
 use meshagent_store::{DocumentId, EntryKind, MovedEntry, Removed};
 
 use super::rights::sees;
 use super::{Conn, Room};
-use crate::ledger::{Account, Charge, Kind};
 use crate::usage::share_news;
 
 /// The number of participants, over all entries of a slice, whose rights one slice looks up. This

@@ -1,5 +1,6 @@
 //! Toolkit `storage`, the plain calls: exists, stat, list, delete, move, `download_url`.
 
+use meshagent_ledger::Kind;
 use meshagent_protocol::storage::{self as wire, Delete, DownloadUrl, Move, PathInput};
 use meshagent_protocol::{
     ClientToServer, Content, ErrorCode, SharedMessage, Sight, StorageGrant, Tool,
@@ -10,7 +11,6 @@ use super::batch::Then;
 use super::opening::Fetched;
 use super::waiting::Waiting;
 use super::{Fetch, Refusal, Request, Room};
-use crate::ledger::Kind;
 use crate::usage::share;
 
 /// The approximate bytes of an entry of a folder, as read and as text.

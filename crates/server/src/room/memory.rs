@@ -4,12 +4,12 @@
 use std::collections::BTreeMap;
 
 use meshagent_document::Inspection;
+use meshagent_ledger::{OpenCharge, TooMuchOpen};
 use meshagent_protocol::ErrorCode;
 use meshagent_store::DocumentId;
 
 use super::documents::{Document, Growth};
 use super::{Conn, Participant, Refusal, Room};
-use crate::open_memory::{OpenCharge, TooMuchOpen};
 
 /// Bytes that a document takes even if it is empty.
 const BASE_BYTES: usize = 4 << 10;

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use meshagent_ledger::{Account, Kind, Speaker};
 use meshagent_protocol::messaging::{self as wire, Forwarded};
 use meshagent_protocol::{Content, ErrorCode, MessagingGrant, ServerToClient, SharedMessage, Tool};
 use serde_json::{Map, Value};
 
 use super::waiting::Waiting;
 use super::{Conn, Participant, Refusal, Request, Room};
-use crate::ledger::{Account, Kind, Speaker};
 use crate::outbox::Outgoing;
 use crate::usage::{share, share_news};
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use meshagent_document::{InsertError, Limits, MeshDocument};
+use meshagent_ledger::Held;
 use meshagent_protocol::sync::{SyncCreate, SyncDescribe, SyncOpenStart, SyncPatch};
 use meshagent_protocol::{Content, ErrorCode};
 use meshagent_store::{
@@ -23,7 +24,6 @@ use super::sent::Sent;
 use super::sync::told_vector;
 use super::waiting::Full;
 use super::{Conn, Fetch, FetchResult, Refusal, Request, Room, WholeFile};
-use crate::ledger::Held;
 use crate::schemas::InvalidSchema;
 
 /// The maximum number of client ids that one update may bring into a document. Each becomes a

@@ -2,12 +2,12 @@
 //! its JSON.
 
 use meshagent_document::MeshSchema;
+use meshagent_ledger::{Charge, Kind};
 use meshagent_protocol::{ErrorCode, InvalidJson, parse_json, weigh_json};
 use serde_json::Value;
 
 use super::opening::{Fetched, Waiter};
 use super::{Conn, Fetch, Refusal, Room, WholeFile};
-use crate::ledger::{Charge, Kind};
 
 /// The longest file that is read as a schema, in bytes. A schema's own bound, 1 MiB, counts it
 /// without spaces and line breaks.

@@ -15,6 +15,7 @@ use meshagent_document::{
     Applied, DecodeError, Inspection, MeshDocument, MeshSchema, Repair, UpdateKind, Violation,
     Violations, check_state_vector, fit_update, merge_updates,
 };
+use meshagent_ledger::{Held, Kind};
 use meshagent_protocol::sync::{SyncChunk, SyncCreate, SyncDescribe, SyncOpenStart};
 use meshagent_protocol::{Content, Control, ErrorCode, ServerToClient};
 use meshagent_store::{Contribution, DocumentId, Write};
@@ -25,7 +26,6 @@ use super::documents::{Deferred, Growth, Stream, StreamId};
 use super::memory::share_of;
 use super::opening::{Waiter, operations_of};
 use super::{Call, Conn, Refusal, Request, Room};
-use crate::ledger::{Held, Kind};
 use crate::metrics::UpdateOutcome;
 
 /// The maximum number of chunks, and their maximum bytes, that are kept from a client that has not

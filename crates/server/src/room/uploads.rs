@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
+use meshagent_ledger::{Charge, Kind};
 use meshagent_protocol::storage::{UploadChunk, UploadStart, upload_pull};
 use meshagent_protocol::{Content, Control, ErrorCode, FileAction};
 use meshagent_store::{Timestamp, Write};
 
 use super::batch::Then;
 use super::{Call, Conn, Refusal, Request, Room};
-use crate::ledger::{Charge, Kind};
 
 /// The bytes that the server requests at a time.
 const PULL_BYTES: u64 = 256 << 10;

@@ -9,6 +9,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use meshagent_ledger::{Account, Charge, Held, Kind, Wanted};
 use meshagent_protocol::sync::SyncOpenStart;
 use meshagent_protocol::{Content, DocPath, ErrorCode};
 use meshagent_store::{Author, DocumentId};
@@ -17,7 +18,6 @@ use super::documents::{Deferred, Version};
 use super::downloads::DownloadId;
 use super::opening::Waiter;
 use super::{Call, Conn, Refusal, Request, Room};
-use crate::ledger::{Account, Charge, Held, Kind, Wanted};
 
 /// A document's state of fewer bytes is not a large answer.
 const SMALL_BYTES: usize = 64 << 10;

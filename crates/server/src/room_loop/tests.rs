@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use meshagent_document::{MeshDocument, MeshSchema, Target};
+use meshagent_ledger::Account;
 use meshagent_protocol::{
     ApiScope, ClientToServer, Content, Control, Envelope, Invoke, ServerToClient,
 };
@@ -18,7 +19,6 @@ use serde_json::json;
 use super::*;
 use crate::config::Config;
 use crate::ids::Ids;
-use crate::ledger::Account;
 use crate::metrics::Metrics;
 use crate::outbox::Outgoing;
 use crate::signer::UrlSigner;
@@ -521,8 +521,8 @@ fn rename(source: &str, destination: &str) -> ClientToServer {
 #[test]
 fn news_of_moves_are_told_before_there_are_more_of_them() {
     const MEMBERS: usize = 20;
-    const FILES: usize = 1_050;
-    const MOVES: usize = 16;
+    const FILES: usize = 520;
+    const MOVES: usize = 32;
     let mut config = Config::default();
     config.limits.max_held_bytes = 8 << 20;
     let max = config.limits.max_held_bytes;

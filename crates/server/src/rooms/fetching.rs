@@ -1,8 +1,8 @@
 //! Reads of a room from the store, on a thread for blocking work.
 
+use meshagent_ledger::Charge;
 use meshagent_store::{EntryKind, RoomId, Store, StoreError};
 
-use crate::ledger::Charge;
 use crate::reads::SMALL_BYTES;
 use crate::room::{ENTRY_BYTES, Fetch, FetchResult, WholeFile};
 use crate::usage::Usage;

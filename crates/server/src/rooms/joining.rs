@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use meshagent_ledger::Held;
+
 use super::{Mailbox, Rooms, Way};
-use crate::ledger::Held;
 use crate::room::{Conn, Joining};
 use crate::room_loop::{Entering, RoomInput};
 

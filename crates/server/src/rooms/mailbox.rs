@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
+use meshagent_ledger::{Account, Held};
 use tokio::sync::{Semaphore, mpsc};
 
-use crate::ledger::{Account, Held};
 use crate::room_loop::{Letter, RoomInput};
 
 /// Envelopes that a room's mailbox holds. When it is full, reads from the room's connections pause.

@@ -64,7 +64,7 @@ async fn join_as(rooms: &Arc<Rooms>, room: &str, name: &str) -> Member {
 impl Member {
     async fn send(&self, input: RoomInput) {
         self.mailbox
-            .send(input, 0, crate::ledger::Held::none())
+            .send(input, 0, meshagent_ledger::Held::none())
             .await
             .unwrap();
     }
@@ -357,7 +357,7 @@ async fn after_the_grace_a_room_begins_nothing_more() {
 
 #[tokio::test]
 async fn a_connection_with_much_in_the_mailbox_keeps_nobody_else_waiting() {
-    let none = crate::ledger::Held::none;
+    let none = meshagent_ledger::Held::none;
     let input = || RoomInput::Drained(Conn(1));
     let moment = Duration::from_millis(50);
     let (one, mut inputs) = Mailbox::new();

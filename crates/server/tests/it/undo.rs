@@ -1,5 +1,10 @@
 //! Undo in live documents: which edits are undone together.
 
+#![expect(
+    clippy::redundant_closure_for_method_calls,
+    reason = "a method of an editor is not one of every editor"
+)]
+
 use std::time::Duration;
 
 use meshagent_client::LiveDocument;
@@ -25,10 +30,6 @@ fn undo(document: &LiveDocument) -> usize {
     content.len()
 }
 
-#[expect(
-    clippy::redundant_closure_for_method_calls,
-    reason = "a method of an editor is not one of every editor"
-)]
 #[tokio::test]
 async fn edits_within_the_window_are_undone_together() {
     let server = TestServer::start().await;

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
+use meshagent_ledger::{Bounds, Ledger};
 use tokio::io::AsyncReadExt as _;
 
 use super::*;
 use crate::gather::Gather;
-use crate::ledger::{Bounds, Ledger};
 
 /// Writes a packet of `bytes` bytes to a peer that may read nothing for `patience`; returns whether
 /// it was written.

@@ -1,13 +1,13 @@
 //! The memory that a connection which does not read makes a room hold: approximately one answer,
 //! however many it requests; and to which account it is charged.
 
+use meshagent_ledger::{Held, Kind};
 use meshagent_protocol::{ClientToServer, Content, ServerToClient};
 use meshagent_store::{RoomId, Store as _, Timestamp, Write};
 use serde_json::{Map, Value, json};
 
 use super::{Client, Control, Editor, STANDARD, Seen, World, invoke, sync_chunk};
 use crate::config::Config;
-use crate::ledger::{Held, Kind};
 use base64::Engine as _;
 use bytes::Bytes;
 

@@ -1,11 +1,11 @@
 //! The limits of one document, of one reader and of the whole server.
 
+use meshagent_ledger::Kind;
 use meshagent_store::{RoomId, Store as _, Timestamp, Write};
 use serde_json::{Value, json};
 
 use super::{Content, Control, Editor, World, code, count, shown, text};
 use crate::config::Config;
-use crate::ledger::Kind;
 use crate::outbox::Outbox;
 
 fn long(kilobytes: usize) -> String {

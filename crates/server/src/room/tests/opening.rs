@@ -2,13 +2,13 @@
 
 use bytes::Bytes;
 use meshagent_document::MeshSchema;
+use meshagent_ledger::Kind;
 use meshagent_store::{RoomId, Store as _, Write};
 use serde_json::json;
 
 use super::{
     Action, Content, Control, Editor, Fetch, FetchResult, Seen, World, code, count, shown, text,
 };
-use crate::ledger::Kind;
 
 #[test]
 fn initial_json_without_a_schema_gets_one_read_off_it() {

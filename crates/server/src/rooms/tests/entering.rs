@@ -23,7 +23,7 @@ async fn who_is_half_way_in_as_a_room_ends_goes_to_the_next_and_no_second_room_r
             RoomInput::Join(Conn(1_000), entering),
             0,
             None,
-            crate::ledger::Held::none(),
+            meshagent_ledger::Held::none(),
         ));
         let outcome = tokio::time::timeout(Duration::from_secs(5), outcome);
         let outcome = outcome.await.expect("it waits for ever").unwrap();

@@ -32,7 +32,7 @@ async fn send_all(member: Member, letters: u64, bytes: usize) {
             chunk: Content::Empty,
         };
         let input = member.input(id, chunk);
-        let held = crate::ledger::Held::none();
+        let held = meshagent_ledger::Held::none();
         member.mailbox.send(input, bytes, held).await.unwrap();
     }
 }
@@ -69,7 +69,7 @@ async fn participant_whose_letters_are_held_keeps_nobody_else_waiting() {
         tokio::time::sleep(Duration::from_secs(1)).await;
         let other = join_as(&server.rooms, "a", "otto").await;
         let input = other.input(1, invoke("sync", "nothing", json!({})));
-        let held = crate::ledger::Held::none();
+        let held = meshagent_ledger::Held::none();
         let served = async {
             other.mailbox.send(input, 2 << 10, held).await.unwrap();
             other.answer(1).await

@@ -3,11 +3,11 @@
 use std::sync::atomic::AtomicUsize;
 
 use meshagent_document::{MeshDocument, MeshSchema};
+use meshagent_ledger::Kind;
 use meshagent_store::RoomId;
 use serde_json::json;
 
 use super::*;
-use crate::ledger::Kind;
 
 const KIB: usize = 1 << 10;
 /// Rounds of another room's reads, each of which passes through the queues of the reads in

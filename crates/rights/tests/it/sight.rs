@@ -1,6 +1,6 @@
 //! The indexed answers of a `Sight` equal those of the grants.
 
-use meshagent_protocol::{
+use meshagent_rights::{
     ApiScope, FileAction, FilePathRule, FilesPolicy, Sight, StorageGrant, StoragePathGrant,
     SyncGrant, SyncPathGrant,
 };

@@ -1,60 +1,74 @@
-//! What the documents in memory take, of all rooms: for the server, and for each participant who had them read or made,
-//! or made them grow.
+//! The memory of the documents of all rooms: counted for the server, and for each participant whose
+//! requests loaded, created or extended them.
 //!
-//! What a document takes is known when it is there, so it is counted then, and refused if it goes beyond a bound. What
-//! an update will add is estimated before it is applied, and what it did add is counted afterwards, for its author.
+//! The memory of a document is known when it is loaded. It is counted then, and refused if it
+//! crosses a bound. The growth by an update is estimated before the update is applied, and counted
+//! for its author afterwards.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// What a participant may have when there is no memory for all: a sixteenth of that. Who has no more goes on, within
-/// [`BEYOND`].
+/// When the memory for all is used up, a participant that has less than a sixteenth of it may still
+/// add bytes, within [`BEYOND`].
 const RESERVE: usize = 16;
-/// The part of the memory for all by which those who have little may exceed it together.
+/// Such participants together may exceed the memory for all by an eighth.
 const BEYOND: usize = 8;
 
-/// The documents in memory take as much as they may.
+/// The documents in memory take as much as permitted.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
-pub(crate) enum TooMuchOpen {
+pub enum TooMuchOpen {
+    /// The bound of the participant would be crossed.
     #[error(
-        "the documents that this participant has in memory are limited to {limit} bytes; close some, or try again when they are let go"
+        "the documents that this participant has in memory are limited to {limit} bytes; \
+         close some, or try again when they are unloaded"
     )]
-    Participant { limit: usize },
+    Participant {
+        /// The participant's bound, in bytes.
+        limit: usize,
+    },
+    /// The bound for all participants together would be crossed.
     #[error(
-        "the documents in memory are limited to {limit} bytes for all clients together; close large ones, or try again later"
+        "the documents in memory are limited to {limit} bytes for all clients together; \
+         close large ones, or try again later"
     )]
-    Server { limit: usize },
+    Server {
+        /// The bound for all participants together, in bytes.
+        limit: usize,
+    },
 }
 
-/// See the [module's text](self).
+/// The approximate memory of all loaded documents.
 #[derive(Debug, Default)]
-pub(crate) struct OpenMemory {
+pub struct OpenMemory {
     state: Mutex<State>,
 }
 
 #[derive(Debug, Default)]
 struct State {
     bytes: usize,
-    // Nobody without a document is in it.
+    // A participant without a document has no entry.
     by_participant: HashMap<Arc<str>, usize>,
 }
 
 impl OpenMemory {
-    /// Bytes that all of them take, about.
-    pub(crate) fn bytes(&self) -> usize {
+    /// The approximate bytes of all documents.
+    pub fn bytes(&self) -> usize {
         self.state().bytes
     }
 
-    /// Whether those that nobody has open should not stay: they take more than three quarters of what there may be.
-    pub(crate) fn is_tight(&self, max: usize) -> bool {
+    /// Whether documents that nobody has open should be unloaded now: all documents together take
+    /// more than three quarters of `max`.
+    pub fn is_tight(&self, max: usize) -> bool {
         self.bytes() > max / 4 * 3
     }
 
-    /// Counts a document of so many bytes. A participant may have three eighths of `max`; one document always.
+    /// Counts a document of this size. A participant may have three eighths of `max`, or a single
+    /// document of any size.
     ///
     /// # Errors
-    /// If a bound would be crossed; nothing is counted.
-    pub(crate) fn hold(
+    ///
+    /// If a bound would be crossed; nothing is counted then.
+    pub fn hold(
         self: &Arc<Self>,
         participant: &str,
         bytes: usize,
@@ -82,13 +96,13 @@ impl OpenMemory {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // Numbers, which no panic leaves half changed.
+        // The content is numbers, which no panic leaves half changed.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl State {
-    /// The one copy of a name that all who count for it have.
+    /// The name as one text that all charges share.
     fn name_of(&self, participant: &str) -> Arc<str> {
         let known = self.by_participant.get_key_value(participant);
         known.map_or_else(|| participant.into(), |(name, _)| Arc::clone(name))
@@ -120,12 +134,12 @@ impl State {
     }
 }
 
-/// What one document takes, counted until this is dropped.
+/// The memory of one document, counted until the charge is dropped.
 #[derive(Debug)]
-pub(crate) struct OpenCharge {
-    /// Of it, by who caused it.
+pub struct OpenCharge {
+    /// The bytes by the participant that caused them.
     shares: BTreeMap<Arc<str>, usize>,
-    /// What it takes beside that for a while. It is in the shares of those who have most.
+    /// Additional bytes for a limited time, which count for the largest shares.
     passing: usize,
     /// The sum of the shares, without that.
     bytes: usize,
@@ -133,28 +147,30 @@ pub(crate) struct OpenCharge {
 }
 
 impl OpenCharge {
-    /// What of it lasts.
-    pub(crate) fn bytes(&self) -> usize {
+    /// The bytes of the document, without those for a limited time.
+    pub fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// Whether a participant has a share in it.
-    pub(crate) fn is_shared_by(&self, participant: &str) -> bool {
+    /// Whether a participant has a share in the document.
+    pub fn is_shared_by(&self, participant: &str) -> bool {
         self.shares.contains_key(participant)
     }
 
-    /// How many bytes a participant may add to it.
-    pub(crate) fn left(&self, participant: &str, max: usize) -> usize {
+    /// The number of bytes that a participant may add to the document.
+    pub fn left(&self, participant: &str, max: usize) -> usize {
         let [own, all] = self.bounds(participant, max, false);
         own.0.min(all.0)
     }
 
-    /// Whether a participant may add so many bytes to it. What deletions take, because they split
-    /// what they leave, may exceed each bound by an eighth, so that they are possible at a bound.
+    /// Checks that a participant may add this number of bytes to the document.
+    /// Memory that deletions take because they split runs may exceed each bound by an eighth, so
+    /// that they are possible at a bound.
     ///
     /// # Errors
+    ///
     /// If a bound would be crossed.
-    pub(crate) fn takes(
+    pub fn takes(
         &self,
         participant: &str,
         bytes: usize,
@@ -166,8 +182,9 @@ impl OpenCharge {
         crossed.map_or(Ok(()), |(_, bound)| Err(bound))
     }
 
-    /// How many bytes a participant may add to it within each bound. One document may always grow, if it is the only one
-    /// in which the participant has a share, or the only one in memory.
+    /// The number of bytes that a participant may add to the document within each bound. A document
+    /// may always grow if it is the only one in which the participant has a share, or the only one
+    /// in memory.
     fn bounds(
         &self,
         participant: &str,
@@ -200,9 +217,9 @@ impl OpenCharge {
         ]
     }
 
-    /// The document takes so many bytes by now, and `passing` ones for a while. What it has grown by is `participant`'s;
-    /// more of what passes is whose share is the largest.
-    pub(crate) fn set(&mut self, participant: &str, bytes: usize, passing: usize) {
+    /// Sets the size of the document, and the `passing` bytes that it takes for a limited time.
+    /// Growth counts for `participant`, and growth of the passing bytes for the largest share.
+    pub fn set(&mut self, participant: &str, bytes: usize, passing: usize) {
         let mut state = self.all.state();
         if bytes > self.bytes {
             let name = state.name_of(participant);
@@ -217,7 +234,7 @@ impl OpenCharge {
             state.add(&name, grown);
             *self.shares.entry(name).or_default() += grown;
         }
-        // What is gone was whoever's: first of those who have most of it.
+        // Nobody knows whose bytes were removed, so the largest shares shrink first.
         let mut gone = self.bytes.saturating_sub(bytes) + self.passing.saturating_sub(passing);
         while gone > 0 {
             let largest = self.shares.iter_mut().max_by_key(|(_, share)| **share);
@@ -250,14 +267,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_counted_is_released_and_bounds_say_which_they_are() {
+    fn charges_are_released_and_errors_name_the_bound() {
         let all = Arc::new(OpenMemory::default());
         let max = 800;
         let mut one = all.hold("jörg", 200, max).unwrap();
         let second = all.hold("jörg", 100, max).unwrap();
         let refused = all.hold("jörg", 1, max).unwrap_err();
         assert_eq!(refused, TooMuchOpen::Participant { limit: 300 });
-        // What others write into it is theirs.
+        // Growth counts for its author.
         one.set("zoë", 450, 50);
         assert_eq!(all.bytes(), 600);
         // And so is what passes, since most of it is theirs.
@@ -269,7 +286,7 @@ mod tests {
         let refused = all.hold("ann", 1, max).unwrap_err();
         assert_eq!(refused, TooMuchOpen::Server { limit: 800 });
         assert!(all.is_tight(max));
-        // What is gone was of those who had most.
+        // The largest share shrinks first.
         one.set("zoë", 150, 0);
         assert_eq!(all.bytes(), 450);
         let of = |name| all.state().of(name);
@@ -277,13 +294,13 @@ mod tests {
         drop((one, second, other));
         assert_eq!(all.bytes(), 0);
         assert!(all.state().by_participant.is_empty());
-        // One that is larger than all there may be is held alone.
+        // A document that is larger than the bound is held alone.
         drop(all.hold("jörg", 5_000, max).unwrap());
         assert_eq!(all.bytes(), 0);
     }
 
     #[test]
-    fn a_share_bounds_growth_but_of_a_single_document() {
+    fn a_share_bounds_growth_except_of_a_single_document() {
         let all = Arc::new(OpenMemory::default());
         let max = 800;
         let mut one = all.hold("jörg", 200, max).unwrap();
@@ -293,7 +310,7 @@ mod tests {
         let of_participant = TooMuchOpen::Participant { limit: 300 };
         assert_eq!(second.takes("jörg", 1, max, false), Err(of_participant));
         second.set("zoë", 150, 0);
-        // All of it is in use, and small shares go on.
+        // All memory is in use; participants with small shares may still add.
         let of_all = TooMuchOpen::Server { limit: 800 };
         assert_eq!(second.takes("zoë", 1, max, false), Err(of_all));
         assert_eq!(one.takes("jörg", 1, max, false), Err(of_all));
@@ -303,7 +320,7 @@ mod tests {
         assert_eq!(second.takes("jörg", 100, max, true), Err(of_participant));
         assert_eq!(second.takes("zoë", 50, max, true), Ok(()));
         assert_eq!(second.takes("zoë", 51, max, true), Err(of_all));
-        // But not without a bound for all of them.
+        // All of them together have a bound, too.
         one.set("jörg", 740, 0);
         assert_eq!(second.takes("ann", 10, max, false), Ok(()));
         assert_eq!(second.takes("ann", 11, max, false), Err(of_all));

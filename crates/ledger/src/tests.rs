@@ -1,5 +1,7 @@
-//! The ledger's bounds and sums, and that nothing waits for ever.
+//! Tests of the ledger: bounds and sums, and that every charge that waits is served.
 
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::*;
@@ -17,18 +19,18 @@ fn ledger() -> Arc<Ledger> {
 fn scope<T>(result: &Result<T, OverBound>) -> Scope {
     match result {
         Err(over) => over.scope,
-        Ok(_) => panic!("it was charged"),
+        Ok(_) => panic!("expected a refusal"),
     }
 }
 
-async fn is_soon<T>(future: impl Future<Output = T>) -> bool {
+async fn is_ready_soon<T>(future: impl Future<Output = T>) -> bool {
     tokio::time::timeout(Duration::from_millis(20), future)
         .await
         .is_ok()
 }
 
 #[test]
-fn each_bound_is_named_and_nothing_is_charged_beyond_it() {
+fn refused_charges_name_the_bound_and_charge_nothing() {
     let ledger = ledger();
     let accounts: Vec<_> = (0..8)
         .map(|number| ledger.account(&format!("p{}", number / 2)))
@@ -57,13 +59,13 @@ fn each_bound_is_named_and_nothing_is_charged_beyond_it() {
     assert_eq!(ledger.held_of(Kind::Staged), 15 * MIB);
     drop(held);
     assert_eq!(ledger.held(), 0);
-    // Participants are forgotten with their last connection.
+    // A participant is removed with its last connection.
     drop(accounts);
     assert!(ledger.participants.lock().unwrap().is_empty());
 }
 
 #[test]
-fn charges_move_between_kinds_and_join() {
+fn charges_change_kind_and_merge() {
     let ledger = ledger();
     let account = ledger.account("p");
     let mut upload = account.try_charge(Kind::Upload, MIB).unwrap();
@@ -82,7 +84,7 @@ fn charges_move_between_kinds_and_join() {
 }
 
 #[test]
-fn those_who_hold_little_find_room_when_others_have_taken_all() {
+fn small_connections_use_the_reserve_when_others_hold_all() {
     let ledger = ledger();
     let others: Vec<_> = (0..4)
         .map(|number| {
@@ -102,7 +104,7 @@ fn those_who_hold_little_find_room_when_others_have_taken_all() {
 }
 
 #[test]
-fn one_larger_than_a_bound_has_it_for_itself() {
+fn a_charge_larger_than_a_bound_passes_alone() {
     let ledger = ledger();
     let account = ledger.account("p");
     let large = account.try_charge(Kind::Download, 100 * MIB).unwrap();
@@ -110,7 +112,7 @@ fn one_larger_than_a_bound_has_it_for_itself() {
         scope(&account.try_charge(Kind::Early, 1)),
         Scope::Connection
     );
-    // What exists already is counted all the same.
+    // Bytes that exist already are counted nevertheless.
     let counted = account.charge_anyway(Kind::Queued, MIB);
     assert_eq!(account.held(), 101 * MIB);
     drop((large, counted));
@@ -126,20 +128,20 @@ async fn waiting_charges_are_served_in_order() {
     let waits = tokio::spawn(async move { large.charge(Kind::Received, 12 * MIB).await });
     tokio::task::yield_now().await;
     drop(second);
-    // There is room for it, but somebody was here before.
+    // There is space for it, but another charge waits already.
     let small = ledger.account("p");
-    assert!(!is_soon(small.charge(Kind::Received, MIB)).await);
-    // Another participant is behind nobody.
-    assert!(is_soon(ledger.account("q").charge(Kind::Received, MIB)).await);
+    assert!(!is_ready_soon(small.charge(Kind::Received, MIB)).await);
+    // A charge of another participant waits behind no other.
+    assert!(is_ready_soon(ledger.account("q").charge(Kind::Received, MIB)).await);
     drop(first);
     let large = waits.await.unwrap();
-    assert!(is_soon(small.charge(Kind::Received, MIB)).await);
+    assert!(is_ready_soon(small.charge(Kind::Received, MIB)).await);
     drop(large);
     assert_eq!(ledger.held(), 0);
 }
 
 #[tokio::test]
-async fn growing_charges_do_not_wait_for_each_other_for_ever() {
+async fn growing_charges_never_block_each_other_forever() {
     let ledger = ledger();
     let mut tasks = Vec::new();
     for number in 0..40 {
@@ -154,7 +156,7 @@ async fn growing_charges_do_not_wait_for_each_other_for_ever() {
     }
     for task in tasks {
         let done = tokio::time::timeout(Duration::from_secs(20), task).await;
-        done.expect("one after the other goes on").unwrap();
+        done.expect("one task after the other continues").unwrap();
     }
     assert_eq!(ledger.held(), 0);
     for kind in Kind::ALL {
@@ -164,7 +166,7 @@ async fn growing_charges_do_not_wait_for_each_other_for_ever() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 #[expect(clippy::print_stdout, reason = "a failure prints what repeats it")]
-async fn whatever_is_charged_at_once_the_sums_return_to_zero() {
+async fn sums_return_to_zero_after_concurrent_charges() {
     let seed: u64 = std::env::var("LEDGER_SEED").map_or(1, |text| text.parse().unwrap());
     println!("LEDGER_SEED={seed}");
     let ledger = Ledger::new(Bounds {
@@ -199,7 +201,7 @@ async fn whatever_is_charged_at_once_the_sums_return_to_zero() {
                         }
                     }
                     5 => {
-                        // One that waits may be given up.
+                        // A charge may be dropped while it waits.
                         let pause = Duration::from_micros(random(50) as u64);
                         let waits = account.charge(kind, bytes);
                         held.extend(tokio::time::timeout(pause, waits).await);
@@ -219,7 +221,7 @@ async fn whatever_is_charged_at_once_the_sums_return_to_zero() {
     }
     for task in tasks {
         let done = tokio::time::timeout(Duration::from_mins(1), task).await;
-        done.expect("nobody waits for ever").unwrap();
+        done.expect("no charge waits forever").unwrap();
     }
     assert_eq!(ledger.held(), 0);
     assert_eq!(ledger.server.waiting.load(Ordering::SeqCst), 0);

@@ -1,6 +1,6 @@
 //! Paths and room names.
 
-use meshagent_protocol::{DocPath, InvalidPath, RoomName};
+use meshagent_rights::{DocPath, InvalidPath, RoomName};
 
 use crate::test;
 

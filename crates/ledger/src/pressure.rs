@@ -1,5 +1,5 @@
-//! Who is in others' way: a peer that makes the server hold memory, and neither sends nor takes enough to end that,
-//! while others wait for memory or are refused it.
+//! Detects peers that block others: the server holds memory for such a peer, which neither sends
+//! nor reads enough to release it, while others wait for memory or are refused.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -8,16 +8,19 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::{Account, FREE_BYTES, Ledger, Scope, lock};
+use crate::account::{Account, FREE_BYTES};
+use crate::bounds::Scope;
+use crate::ledger::Ledger;
+use crate::lock;
 
-/// What such a peer has to send or take in each window, at least.
+/// The bytes that a peer has to send or read in each window, at least.
 const WINDOW_BYTES: usize = 64 << 10;
-/// In so many windows it has to take one answer.
+/// The number of windows in which it has to read one answer.
 const WINDOWS_PER_ITEM: usize = 24;
 
-/// One who waits for others to let go of what is shared, or of a part of a file.
+/// Counts a request that waits until others release shared bytes or a part of a file.
 #[derive(Debug)]
-pub(crate) struct Wanted {
+pub struct Wanted {
     ledger: Arc<Ledger>,
     count: fn(&Ledger) -> &AtomicUsize,
 }
@@ -39,28 +42,28 @@ impl Drop for Wanted {
 }
 
 impl Ledger {
-    /// Whether somebody waits for others to let go of what is shared.
-    pub(crate) fn is_wanted(&self) -> bool {
+    /// Whether a request waits until others release shared bytes.
+    pub fn is_wanted(&self) -> bool {
         self.wanting.load(Ordering::Relaxed) > 0
     }
 
-    /// Somebody waits, until this is dropped.
-    pub(crate) fn want(self: &Arc<Self>) -> Wanted {
+    /// Counts a request that waits for shared bytes, until the result is dropped.
+    pub fn want(self: &Arc<Self>) -> Wanted {
         Wanted::new(self, |ledger| &ledger.wanting)
     }
 
-    /// Whether somebody with a link waits for others to take the parts that they have.
-    pub(crate) fn is_part_wanted(&self) -> bool {
+    /// Whether a download by link waits until others have read their parts.
+    pub fn is_part_wanted(&self) -> bool {
         self.parts_wanting.load(Ordering::Relaxed) > 0
     }
 
-    /// Somebody with a link waits, until this is dropped.
-    pub(crate) fn want_part(self: &Arc<Self>) -> Wanted {
+    /// Counts a download by link that waits, until the result is dropped.
+    pub fn want_part(self: &Arc<Self>) -> Wanted {
         Wanted::new(self, |ledger| &ledger.parts_wanting)
     }
 }
 
-/// What many share, on its way to one of them; counted until that one has it.
+/// Shared bytes that are queued for one connection; counted until they are written or dropped.
 #[derive(Debug)]
 struct Taking {
     bytes: Bytes,
@@ -82,8 +85,8 @@ impl Drop for Taking {
 }
 
 impl Account {
-    /// The same bytes, on their way to this connection.
-    pub(crate) fn take_over(self: &Arc<Self>, bytes: Bytes) -> Bytes {
+    /// Counts shared bytes as queued for this connection, until the result is dropped.
+    pub fn take_over(self: &Arc<Self>, bytes: Bytes) -> Bytes {
         for taking in [&self.taking, &self.participant.taking] {
             taking.fetch_add(bytes.len(), Ordering::Relaxed);
         }
@@ -93,9 +96,10 @@ impl Account {
         })
     }
 
-    /// Whether so many more of all the `shared` bytes that there may be can be on their way to this connection: a
-    /// quarter of them, to all of its participant three eighths. One is always.
-    pub(crate) fn may_take(&self, bytes: usize, shared: usize) -> bool {
+    /// Whether more bytes may be queued for this connection. `shared` is the bound of all shared
+    /// bytes: a connection may have a quarter of it, all connections of a participant three
+    /// eighths. One item is always accepted.
+    pub fn may_take(&self, bytes: usize, shared: usize) -> bool {
         let fits = |taking: &AtomicUsize, max| {
             let taking = taking.load(Ordering::Relaxed);
             taking == 0 || taking.saturating_add(bytes) <= max
@@ -103,18 +107,18 @@ impl Account {
         fits(&self.taking, shared / 4) && fits(&self.participant.taking, shared / 8 * 3)
     }
 
-    /// Whether the peer sends files that are not complete.
-    pub(crate) fn is_uploading(&self) -> bool {
+    /// Whether the peer is sending files that are not complete.
+    pub fn is_uploading(&self) -> bool {
         lock(&self.own).uploading > 0
     }
 
-    pub(super) fn note_refusal(&self, scope: Scope) {
+    pub(crate) fn note_refusal(&self, scope: Scope) {
         if scope != Scope::Connection {
             self.ledger().refusals.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    /// Whether somebody waits for what this connection may hold.
+    /// Whether a charge or request waits for memory that this connection may hold.
     fn is_waited_for(&self) -> bool {
         let ledger = self.ledger();
         let levels = [&ledger.server, &self.participant.level];
@@ -123,18 +127,19 @@ impl Account {
     }
 }
 
-/// How much comes or goes on a connection in one direction, looked at window by window.
+/// The bytes that a connection transfers in one direction, counted in windows of time.
 #[derive(Debug)]
-pub(crate) struct Pace {
+pub struct Pace {
     window: Duration,
     since: Instant,
     bytes: usize,
-    /// How often anybody had been refused something when the window began.
+    /// The server's number of refusals when the window began.
     refusals: u64,
 }
 
 impl Pace {
-    pub(crate) fn new(window: Duration, account: &Account) -> Self {
+    /// Begins the first window; all windows have this length.
+    pub fn new(window: Duration, account: &Account) -> Self {
         Self {
             window,
             since: Instant::now(),
@@ -143,28 +148,30 @@ impl Pace {
         }
     }
 
-    /// Begins a window.
-    pub(crate) fn begin(&mut self, account: &Account) {
+    /// Begins a new window.
+    pub fn begin(&mut self, account: &Account) {
         *self = Self::new(self.window, account);
     }
 
-    pub(crate) fn add(&mut self, bytes: usize) {
+    /// Adds transferred bytes.
+    pub fn add(&mut self, bytes: usize) {
         self.bytes += bytes;
     }
 
-    /// So much time was not the peer's.
-    pub(crate) fn pause(&mut self, waited: Duration) {
+    /// Extends the window by a time in which the peer could not transfer anything.
+    pub fn pause(&mut self, waited: Duration) {
         self.since += waited;
     }
 
-    /// When it is to be looked at again.
-    pub(crate) fn ends(&self) -> Instant {
+    /// The end of the window.
+    pub fn ends(&self) -> Instant {
         self.since + self.window
     }
 
-    /// Ends the window if it is time. Whether the peer was too slow in it, with others waiting. `held` is what the server
-    /// holds for it beside what is charged to it, `item` the length of what it takes now.
-    pub(crate) fn is_in_the_way(
+    /// Ends the window if its time is over, and returns whether the peer was too slow in it while
+    /// others waited. `held` is the number of bytes that the server holds for the peer in addition
+    /// to its account, `item` the length of the answer that it reads now.
+    pub fn is_in_the_way(
         &mut self,
         account: &Account,
         held: usize,

@@ -1,6 +1,6 @@
 //! The rights in grants.
 
-use meshagent_protocol::{ApiScope, StorageGrant, SyncGrant};
+use meshagent_rights::{ApiScope, StorageGrant, SyncGrant};
 use serde_json::{Value, json};
 
 use crate::test;
@@ -97,7 +97,7 @@ fn sync_grant_of_folder_must_cover_everything_below() {
 
 #[test]
 fn storage_grants_report_denying_entry() {
-    use meshagent_protocol::FileAction::{Delete, List, Read, Write};
+    use meshagent_rights::FileAction::{Delete, List, Read, Write};
     let paths = storage(json!({"paths": [
         {"path": "in/é", "read_only": true}, {"path": "in/b"}, {"path": "in"},
     ]}));

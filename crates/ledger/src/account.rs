@@ -1,0 +1,297 @@
+//! The account of one connection: the bytes held for it, and those taken from its participant and
+//! from the server.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use crate::bounds::{OverBound, Scope};
+use crate::charge::Charge;
+use crate::kind::Kind;
+use crate::ledger::{Ledger, Participant};
+use crate::level::Level;
+use crate::lock;
+
+/// The bytes of a connection that are not charged to its participant and the server.
+pub(crate) const FREE_BYTES: usize = 4 << 10;
+/// The steps in which a connection takes bytes from its participant and the server.
+const STEP_BYTES: usize = 16 << 10;
+/// A connection that holds no more than this may use the reserve.
+const SMALL_BYTES: usize = 64 << 10;
+
+/// The memory that is held for one connection.
+#[derive(Debug)]
+pub struct Account {
+    pub(crate) own: Mutex<Own>,
+    /// Shared bytes that are queued for the connection.
+    pub(crate) taking: AtomicUsize,
+    /// Used for its bound and its waiting charges; the held bytes are in `own`.
+    level: Level,
+    pub(crate) participant: Arc<Participant>,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Own {
+    held: usize,
+    /// The bytes that were taken from the participant and the server.
+    reserved: usize,
+    /// The part of `held` for files that the peer sends.
+    pub(crate) uploading: usize,
+    /// The number of unhandled chunks of its calls.
+    chunks: usize,
+    /// The start of the current span with unhandled chunks.
+    chunks_since: Option<Instant>,
+    /// The length of all earlier spans.
+    kept_waiting: Duration,
+    /// Whether one of its charges has the permit to exceed the participant's bound.
+    pub(crate) passes_participant: bool,
+    /// Whether one of its charges has the permit to exceed the server's bounds.
+    pub(crate) passes_server: bool,
+}
+
+impl Own {
+    pub(crate) fn count(&mut self, kind: Kind, bytes: usize) {
+        if kind == Kind::Upload {
+            self.uploading += bytes;
+        }
+    }
+
+    pub(crate) fn uncount(&mut self, kind: Kind, bytes: usize) {
+        if kind == Kind::Upload {
+            self.uploading = self.uploading.saturating_sub(bytes);
+        }
+    }
+}
+
+impl Account {
+    pub(crate) fn new(bound: usize, participant: Arc<Participant>) -> Arc<Self> {
+        Arc::new(Self {
+            own: Mutex::default(),
+            taking: AtomicUsize::new(0),
+            level: Level::new(bound),
+            participant,
+        })
+    }
+
+    /// The name with which the account was created: of the participant and its room.
+    pub fn participant(&self) -> &str {
+        &self.participant.name
+    }
+
+    /// Charges bytes, or reports the bound that they would cross.
+    ///
+    /// # Errors
+    ///
+    /// If a bound would be crossed; nothing is charged then.
+    pub fn try_charge(self: &Arc<Self>, kind: Kind, bytes: usize) -> Result<Charge, OverBound> {
+        let mut charge = self.empty(kind);
+        charge.try_grow(bytes)?;
+        Ok(charge)
+    }
+
+    /// Charges bytes as soon as they fit.
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped before it is ready, nothing is charged.
+    pub async fn charge(self: &Arc<Self>, kind: Kind, bytes: usize) -> Charge {
+        let mut charge = self.empty(kind);
+        charge.grow(bytes).await;
+        charge
+    }
+
+    /// Charges bytes regardless of the bounds: they exist already and are bounded by other means.
+    pub fn charge_anyway(self: &Arc<Self>, kind: Kind, bytes: usize) -> Charge {
+        let mut charge = self.empty(kind);
+        charge.grow_anyway(bytes);
+        charge
+    }
+
+    /// Creates a charge of zero bytes.
+    pub fn empty(self: &Arc<Self>, kind: Kind) -> Charge {
+        Charge::new(Some(Arc::clone(self)), kind)
+    }
+
+    /// Whether this number of bytes of a kind would fit now.
+    pub fn admits(&self, kind: Kind, bytes: usize) -> bool {
+        let held = lock(&self.own).held;
+        self.level.fits(held, bytes, 0)
+            && self.participant.level.fits_now(bytes)
+            && self.ledger().kind(kind).fits_now(bytes)
+            && self.ledger().server.fits_now(bytes)
+    }
+
+    /// The bytes that are held for the connection.
+    pub fn held(&self) -> usize {
+        lock(&self.own).held
+    }
+
+    /// Counts a chunk of one of the connection's calls until the result is dropped, which happens
+    /// when the chunk is handled. Until then the connection waits for the server, not for its peer.
+    pub fn chunk_came(self: &Arc<Self>) -> ChunkWaits {
+        let mut own = lock(&self.own);
+        own.chunks += 1;
+        own.chunks_since.get_or_insert_with(Instant::now);
+        drop(own);
+        ChunkWaits(Arc::clone(self))
+    }
+
+    /// The total time for which the server has delayed the connection.
+    pub fn kept_waiting(&self) -> Duration {
+        let own = lock(&self.own);
+        let now = own.chunks_since.map(|since| since.elapsed());
+        own.kept_waiting.saturating_add(now.unwrap_or_default())
+    }
+
+    /// Adds to [`kept_waiting`](Self::kept_waiting), for a caller that measures such a delay
+    /// itself.
+    pub fn keep_waiting(&self, waited: Duration) {
+        lock(&self.own).kept_waiting += waited;
+    }
+
+    /// Identifies the participant. The value is unique while something is charged to the
+    /// participant.
+    pub fn speaker(&self) -> Speaker {
+        Speaker(Arc::as_ptr(&self.participant) as usize)
+    }
+
+    /// The server's ledger.
+    pub fn ledger(&self) -> &Arc<Ledger> {
+        &self.participant.ledger
+    }
+
+    /// Takes bytes from all accounts, or from none.
+    pub(crate) fn take(&self, kind: Kind, bytes: usize, how: How) -> Result<(), Scope> {
+        let is_next = |level: &Level, scope| match how {
+            How::Now => true,
+            // A charge that has its turn here has queued at the earlier bounds already.
+            How::InTurn(at) => scope <= at || level.waiting.load(Ordering::SeqCst) == 0,
+        };
+        let ledger = &**self.ledger();
+        let mut own = lock(&self.own);
+        let held = own.held + bytes;
+        let waits = how != How::Now;
+        let may_pass_all = waits && own.passes_server;
+        let may_pass_own = waits && own.passes_participant;
+        if !(may_pass_own || may_pass_all || self.level.fits(own.held, bytes, 0)) {
+            return Err(Scope::Connection);
+        }
+        let is_small = held <= SMALL_BYTES;
+        let is_free = held <= FREE_BYTES;
+        let reserve = |level: &Level| if is_small { level.max / 8 } else { 0 };
+        let kind_of = kind;
+        let kind = ledger.kind(kind);
+        if may_pass_all || is_free {
+            kind.add(bytes);
+        } else if !(is_small || is_next(kind, Scope::Kind)) || !kind.try_add(bytes, reserve(kind)) {
+            return Err(Scope::Kind);
+        }
+        let more = wanted(held).saturating_sub(own.reserved);
+        if more > 0 {
+            let participant = &self.participant.level;
+            if may_pass_own || may_pass_all {
+                participant.add(more);
+            } else if !(is_small || is_next(participant, Scope::Participant))
+                || !participant.try_add(more, reserve(participant))
+            {
+                kind.give(bytes);
+                return Err(Scope::Participant);
+            }
+            let server = &ledger.server;
+            if may_pass_all {
+                server.add(more);
+            } else if !(is_small || is_next(server, Scope::Server))
+                || !server.try_add(more, reserve(server))
+            {
+                kind.give(bytes);
+                participant.give(more);
+                return Err(Scope::Server);
+            }
+            own.reserved += more;
+        }
+        own.held = held;
+        own.count(kind_of, bytes);
+        Ok(())
+    }
+
+    pub(crate) fn take_anyway(&self, kind: Kind, bytes: usize) {
+        let mut own = lock(&self.own);
+        self.ledger().kind(kind).add(bytes);
+        own.held += bytes;
+        own.count(kind, bytes);
+        let more = wanted(own.held).saturating_sub(own.reserved);
+        if more > 0 {
+            self.participant.level.add(more);
+            self.ledger().server.add(more);
+            own.reserved += more;
+        }
+    }
+
+    pub(crate) fn give(&self, kind: Kind, bytes: usize) {
+        if bytes == 0 {
+            return;
+        }
+        let mut own = lock(&self.own);
+        own.held -= bytes;
+        own.uncount(kind, bytes);
+        let spare = own.reserved - wanted(own.held).min(own.reserved);
+        // One spare step is kept for the next charge, unless the connection holds almost nothing.
+        let back = if own.held <= FREE_BYTES || spare > STEP_BYTES {
+            spare
+        } else {
+            0
+        };
+        own.reserved -= back;
+        drop(own);
+        self.level.wake();
+        self.ledger().kind(kind).give(bytes);
+        if back > 0 {
+            self.participant.level.give(back);
+            self.ledger().server.give(back);
+        }
+    }
+
+    pub(crate) fn level(&self, kind: Kind, scope: Scope) -> &Level {
+        match scope {
+            Scope::Connection => &self.level,
+            Scope::Participant => &self.participant.level,
+            Scope::Server => &self.ledger().server,
+            Scope::Kind => self.ledger().kind(kind),
+        }
+    }
+}
+
+/// Identifies the participant that caused a message to others; no participant by default.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+pub struct Speaker(usize);
+
+/// A chunk that waits until its room handles it; counted until this value is dropped.
+#[derive(Debug)]
+pub struct ChunkWaits(Arc<Account>);
+
+impl Drop for ChunkWaits {
+    fn drop(&mut self) {
+        let mut own = lock(&self.0.own);
+        own.chunks = own.chunks.saturating_sub(1);
+        if own.chunks == 0
+            && let Some(since) = own.chunks_since.take()
+        {
+            own.kept_waiting = own.kept_waiting.saturating_add(since.elapsed());
+        }
+    }
+}
+
+/// The bytes that a connection takes from its participant and the server when it holds `held`.
+fn wanted(held: usize) -> usize {
+    held.saturating_sub(FREE_BYTES).next_multiple_of(STEP_BYTES)
+}
+
+/// How a charge meets a bound.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum How {
+    /// The charge is refused if it does not fit now.
+    Now,
+    /// The charge waits, and has its turn at this bound. At later bounds it queues behind the
+    /// charges that wait there.
+    InTurn(Scope),
+}

@@ -1,0 +1,251 @@
+//! Charges: bytes that are held for a connection until they are dropped.
+
+use std::sync::Arc;
+
+use tokio::sync::OwnedSemaphorePermit;
+
+use crate::account::{Account, FREE_BYTES, How};
+use crate::bounds::{OverBound, Scope};
+use crate::kind::Kind;
+use crate::level::{Waits, wait_at};
+use crate::lock;
+
+/// The permits of a charge to exceed bounds, because others may wait for memory that its connection
+/// holds.
+#[derive(Debug, Default)]
+struct Pass {
+    participant: Option<OwnedSemaphorePermit>,
+    /// This one permits to exceed all bounds.
+    server: Option<OwnedSemaphorePermit>,
+}
+
+/// Bytes of one kind that are held for a connection. They are released when the charge is dropped.
+#[derive(Debug)]
+pub struct Charge {
+    /// `None` for a charge of zero bytes that belongs to no account.
+    account: Option<Arc<Account>>,
+    kind: Kind,
+    bytes: usize,
+    pass: Pass,
+}
+
+impl Charge {
+    /// Creates a charge of zero bytes that belongs to no account. It stays zero when it grows.
+    pub fn none() -> Self {
+        Self::new(None, Kind::Received)
+    }
+
+    pub(crate) fn new(account: Option<Arc<Account>>, kind: Kind) -> Self {
+        Self {
+            account,
+            kind,
+            bytes: 0,
+            pass: Pass::default(),
+        }
+    }
+
+    /// The charged bytes.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Charges more bytes, or none if they would cross a bound.
+    ///
+    /// # Errors
+    ///
+    /// If a bound would be crossed; the charge is unchanged then.
+    pub fn try_grow(&mut self, more: usize) -> Result<(), OverBound> {
+        if let Some(account) = &self.account {
+            account.take(self.kind, more, How::Now).map_err(|scope| {
+                account.note_refusal(scope);
+                OverBound { scope }
+            })?;
+            self.bytes += more;
+        }
+        Ok(())
+    }
+
+    /// Charges more bytes as soon as they fit.
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped before it is ready, the charge covers the same bytes as before.
+    pub async fn grow(&mut self, more: usize) {
+        let Some(account) = self.account.clone() else {
+            return;
+        };
+        let take = |at| account.take(self.kind, more, How::InTurn(at));
+        let mut taken = take(Scope::Connection);
+        while let Err(scope) = taken {
+            let level = account.level(self.kind, scope);
+            let _waits = Waits::at(level);
+            let waited = wait_at(level, scope, || take(scope));
+            // The first bytes of a connection are not taken from its participant or the server, so
+            // no other charge waits for them there. A kind counts them.
+            if scope != Scope::Kind && account.held() <= FREE_BYTES {
+                taken = waited.await;
+                continue;
+            }
+            let is_own = matches!(scope, Scope::Connection | Scope::Participant);
+            let overdraft = if is_own {
+                &account.participant.overdraft
+            } else {
+                &account.ledger().overdraft
+            };
+            tokio::select! {
+                biased;
+                result = waited => taken = result,
+                permit = Arc::clone(overdraft).acquire_owned() => {
+                    // The semaphores are never closed, so `permit` is not an error.
+                    let mut held = lock(&account.own);
+                    if is_own {
+                        self.pass.participant = permit.ok();
+                        held.passes_participant = true;
+                    } else {
+                        self.pass.server = permit.ok();
+                        held.passes_server = true;
+                    }
+                    drop(held);
+                    taken = take(scope);
+                }
+            }
+        }
+        self.bytes += more;
+    }
+
+    /// Grows until the charge covers this number of bytes, as soon as they fit.
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped before it is ready, the charge covers the same bytes as before.
+    pub async fn cover(&mut self, bytes: usize) {
+        let more = bytes.saturating_sub(self.bytes);
+        if more > 0 {
+            self.grow(more).await;
+        }
+    }
+
+    /// Charges more bytes regardless of the bounds.
+    pub fn grow_anyway(&mut self, more: usize) {
+        if let Some(account) = &self.account {
+            account.take_anyway(self.kind, more);
+            self.bytes += more;
+        }
+    }
+
+    /// Releases a part of the bytes, at most all of them.
+    pub fn shrink(&mut self, less: usize) {
+        let less = less.min(self.bytes);
+        self.bytes -= less;
+        if let Some(account) = &self.account {
+            account.give(self.kind, less);
+        }
+    }
+
+    /// Takes over the bytes of another charge of the same connection and kind.
+    ///
+    /// # Errors
+    ///
+    /// Returns the other charge if it has another connection or kind.
+    pub fn merge(&mut self, mut other: Self) -> Result<(), Self> {
+        if self.account.is_none() && self.bytes == 0 {
+            *self = other;
+            return Ok(());
+        }
+        let same_account = match (&self.account, &other.account) {
+            (Some(own), Some(others)) => Arc::ptr_eq(own, others),
+            _ => other.bytes == 0,
+        };
+        if !same_account || self.kind != other.kind {
+            return Err(other);
+        }
+        self.bytes += std::mem::take(&mut other.bytes);
+        self.pass.participant = self
+            .pass
+            .participant
+            .take()
+            .or_else(|| other.pass.participant.take());
+        self.pass.server = self.pass.server.take().or_else(|| other.pass.server.take());
+        Ok(())
+    }
+
+    /// Gives up the right to exceed bounds, if there is one.
+    pub fn stand_back(&mut self) {
+        let Some(account) = &self.account else { return };
+        let had = std::mem::take(&mut self.pass);
+        if had.participant.is_some() || had.server.is_some() {
+            let mut own = lock(&account.own);
+            own.passes_participant &= had.participant.is_none();
+            own.passes_server &= had.server.is_none();
+        }
+    }
+
+    /// Changes the kind of the bytes.
+    #[must_use]
+    pub fn into_kind(mut self, kind: Kind) -> Self {
+        if let Some(account) = &self.account {
+            account.ledger().kind(kind).add(self.bytes);
+            account.ledger().kind(self.kind).give(self.bytes);
+            let mut own = lock(&account.own);
+            own.uncount(self.kind, self.bytes);
+            own.count(kind, self.bytes);
+            drop(own);
+            self.kind = kind;
+        }
+        self
+    }
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        self.shrink(self.bytes);
+        self.stand_back();
+    }
+}
+
+/// The memory that one message holds, from its last byte until everything that it caused is done.
+#[derive(Debug)]
+pub struct Held {
+    received: Charge,
+    parsed: Charge,
+}
+
+impl Held {
+    /// Joins the charges for a message's bytes and for its JSON as values.
+    pub fn new(received: Charge, parsed: Charge) -> Self {
+        Self { received, parsed }
+    }
+
+    /// Creates charges of zero bytes, for work that no message caused.
+    pub fn none() -> Self {
+        Self::new(Charge::none(), Charge::none())
+    }
+
+    /// Changes the kind of all bytes.
+    #[must_use]
+    pub fn into_kind(self, kind: Kind) -> Self {
+        Self::new(self.received.into_kind(kind), self.parsed.into_kind(kind))
+    }
+
+    /// Gives up the right to exceed bounds, if there is one.
+    pub fn stand_back(&mut self) {
+        self.received.stand_back();
+        self.parsed.stand_back();
+    }
+
+    /// Charges more bytes regardless of the bounds, for something that the message caused.
+    pub fn grow_anyway(&mut self, more: usize) {
+        self.received.grow_anyway(more);
+    }
+
+    /// The charged bytes of both charges.
+    pub fn bytes(&self) -> usize {
+        self.received.bytes() + self.parsed.bytes()
+    }
+}
+
+impl From<Charge> for Held {
+    fn from(charge: Charge) -> Self {
+        Self::new(charge, Charge::none())
+    }
+}
