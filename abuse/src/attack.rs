@@ -4,7 +4,7 @@ use std::pin::Pin;
 
 use anyhow::Result;
 
-use crate::attacks::{calls, documents, edits, files, http, json, messages, sockets};
+use crate::attacks::{calls, documents, edits, files, http, json, memory, messages, sockets};
 use crate::stage::Stage;
 
 /// The result of an attack in a few words: refused, accepted, or disconnected.
@@ -61,6 +61,7 @@ pub(crate) fn catalogue() -> Vec<Attack> {
         json::ATTACKS,
         edits::ATTACKS,
         documents::ATTACKS,
+        memory::ATTACKS,
         messages::ATTACKS,
         files::ATTACKS,
         calls::ATTACKS,

@@ -44,7 +44,7 @@ pub use event::{Change, Event, Origin, TextChange};
 pub use grep::{PatternError, grep_json};
 pub use insert::InsertError;
 pub use limits::Limits;
-pub use patch::{PatchError, PatchOutcome, PatchStep};
+pub use patch::{PatchBound, PatchError, PatchOutcome, PatchPlan, PatchStep};
 pub use read::{Element, Text};
 pub use remake::{Remade, RemakeError};
 pub use replace::ReplaceError;
@@ -180,6 +180,12 @@ impl MeshDocument {
     /// Sets the limits for later updates and edits; existing content stays.
     pub fn set_limits(&mut self, limits: Limits) {
         self.limits = limits;
+    }
+
+    /// Whether pending operations wait for some with this document's client id, which the next edit
+    /// may make.
+    pub fn is_client_id_awaited(&self) -> bool {
+        self.pending.knows(self.client_id)
     }
 
     /// Whether some operations wait for missing ones.

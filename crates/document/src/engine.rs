@@ -35,7 +35,7 @@ use self::order::{Order, Size};
 use crate::update::scan::{Id, IdRange};
 
 pub(crate) use compare::{Comparison, Run, compare_runs};
-pub(crate) use content::{Content, byte_of};
+pub(crate) use content::{Content, byte_of, pieces_of};
 pub(crate) use measure::JsonSize;
 pub(crate) use memory::{ITEM_BYTES, NODE_BYTES};
 #[cfg(test)]

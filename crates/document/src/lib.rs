@@ -135,8 +135,8 @@ mod update;
 
 pub use document::{
     Anchor, Change, Edit, EditError, Element, Event, InsertError, Limits, MeshDocument, Origin,
-    PatchError, PatchOutcome, PatchStep, PatternError, Position, Remade, RemakeError, Repair,
-    ReplaceError, Target, Text, TextChange, TextPosition, grep_json,
+    PatchBound, PatchError, PatchOutcome, PatchPlan, PatchStep, PatternError, Position, Remade,
+    RemakeError, Repair, ReplaceError, Target, Text, TextChange, TextPosition, grep_json,
 };
 pub use schema::{
     ChildProperty, ElementProperty, ElementType, ID_ATTRIBUTE, InferError, MeshSchema, SchemaError,

@@ -59,12 +59,15 @@ pub struct Inspection {
     /// The approximate memory, in bytes, of the part that would be pending.
     pub waiting: usize,
     /// The approximate memory, in bytes, of the operations that are not known here: their contents
-    /// and their structure.
+    /// and their structure, and the runs that they split. It includes [`Self::splits`].
     pub growth: usize,
+    /// The approximate memory, in bytes, that the update's deletions take because each end of a
+    /// deleted range may split a run of operations.
+    pub splits: usize,
 }
 
 impl Inspection {
-    pub(crate) fn new(growth: usize) -> Self {
+    pub(crate) fn new(growth: usize, splits: usize) -> Self {
         Self {
             kind: UpdateKind::New,
             conflict: None,
@@ -75,6 +78,7 @@ impl Inspection {
             differs: false,
             waiting: 0,
             growth,
+            splits,
         }
     }
 }

@@ -139,9 +139,9 @@ impl State {
 pub struct OpenCharge {
     /// The bytes by the participant that caused them.
     shares: BTreeMap<Arc<str>, usize>,
-    /// Additional bytes for a limited time, which count for no participant.
+    /// Additional bytes for a limited time, which count for the largest shares.
     passing: usize,
-    /// The sum of the shares.
+    /// The sum of the shares, without that.
     bytes: usize,
     all: Arc<OpenMemory>,
 }
@@ -159,17 +159,25 @@ impl OpenCharge {
 
     /// The number of bytes that a participant may add to the document.
     pub fn left(&self, participant: &str, max: usize) -> usize {
-        let [own, all] = self.bounds(participant, max);
+        let [own, all] = self.bounds(participant, max, false);
         own.0.min(all.0)
     }
 
     /// Checks that a participant may add this number of bytes to the document.
+    /// Memory that deletions take because they split runs may exceed each bound by an eighth, so
+    /// that they are possible at a bound.
     ///
     /// # Errors
     ///
     /// If a bound would be crossed.
-    pub fn takes(&self, participant: &str, bytes: usize, max: usize) -> Result<(), TooMuchOpen> {
-        let bounds = self.bounds(participant, max);
+    pub fn takes(
+        &self,
+        participant: &str,
+        bytes: usize,
+        max: usize,
+        only_deletes: bool,
+    ) -> Result<(), TooMuchOpen> {
+        let bounds = self.bounds(participant, max, only_deletes);
         let crossed = bounds.into_iter().find(|(left, _)| bytes > *left);
         crossed.map_or(Ok(()), |(_, bound)| Err(bound))
     }
@@ -177,7 +185,14 @@ impl OpenCharge {
     /// The number of bytes that a participant may add to the document within each bound. A document
     /// may always grow if it is the only one in which the participant has a share, or the only one
     /// in memory.
-    fn bounds(&self, participant: &str, max: usize) -> [(usize, TooMuchOpen); 2] {
+    fn bounds(
+        &self,
+        participant: &str,
+        max: usize,
+        only_deletes: bool,
+    ) -> [(usize, TooMuchOpen); 2] {
+        let share = if only_deletes { BEYOND } else { usize::MAX };
+        let extended = |bound: usize| bound + bound / share;
         let state = self.all.state();
         let (own, all) = (state.of(participant), state.bytes);
         drop(state);
@@ -186,14 +201,15 @@ impl OpenCharge {
         let of_own = if own == here {
             usize::MAX
         } else {
-            limit.saturating_sub(own)
+            extended(limit).saturating_sub(own)
         };
         let of_all = if all == self.bytes + self.passing {
             usize::MAX
         } else {
             let reserve = (max / RESERVE).saturating_sub(own);
             let beyond = (max + max / BEYOND).saturating_sub(all);
-            max.saturating_sub(all).max(reserve.min(beyond))
+            let left = extended(max).saturating_sub(all);
+            left.max(reserve.min(beyond))
         };
         [
             (of_own, TooMuchOpen::Participant { limit }),
@@ -202,19 +218,24 @@ impl OpenCharge {
     }
 
     /// Sets the size of the document, and the `passing` bytes that it takes for a limited time.
-    /// Growth counts for `participant`.
+    /// Growth counts for `participant`, and growth of the passing bytes for the largest share.
     pub fn set(&mut self, participant: &str, bytes: usize, passing: usize) {
         let mut state = self.all.state();
-        state.bytes = state.bytes - self.passing + passing;
-        self.passing = passing;
         if bytes > self.bytes {
-            let grown = bytes - self.bytes;
             let name = state.name_of(participant);
+            let grown = bytes - self.bytes;
+            state.add(&name, grown);
+            *self.shares.entry(name).or_default() += grown;
+        }
+        if passing > self.passing {
+            let largest = self.shares.iter().max_by_key(|(_, share)| **share);
+            let name = largest.map_or_else(|| participant.into(), |(name, _)| Arc::clone(name));
+            let grown = passing - self.passing;
             state.add(&name, grown);
             *self.shares.entry(name).or_default() += grown;
         }
         // Nobody knows whose bytes were removed, so the largest shares shrink first.
-        let mut gone = self.bytes.saturating_sub(bytes);
+        let mut gone = self.bytes.saturating_sub(bytes) + self.passing.saturating_sub(passing);
         while gone > 0 {
             let largest = self.shares.iter_mut().max_by_key(|(_, share)| **share);
             let Some((name, share)) = largest else { break };
@@ -228,14 +249,13 @@ impl OpenCharge {
             }
         }
         drop(state);
-        self.bytes = bytes;
+        (self.bytes, self.passing) = (bytes, passing);
     }
 }
 
 impl Drop for OpenCharge {
     fn drop(&mut self) {
         let mut state = self.all.state();
-        state.bytes -= self.passing;
         for (name, share) in &self.shares {
             state.release(name, *share);
         }
@@ -257,6 +277,8 @@ mod tests {
         // Growth counts for its author.
         one.set("zoë", 450, 50);
         assert_eq!(all.bytes(), 600);
+        // And so is what passes, since most of it is theirs.
+        assert_eq!(all.state().of("zoë"), 300);
         assert!(one.is_shared_by("zoë"));
         let refused = all.hold("zoë", 51, max).unwrap_err();
         assert_eq!(refused, TooMuchOpen::Participant { limit: 300 });
@@ -286,18 +308,22 @@ mod tests {
         assert_eq!(one.left("jörg", max), usize::MAX);
         let mut second = all.hold("zoë", 50, max).unwrap();
         let of_participant = TooMuchOpen::Participant { limit: 300 };
-        assert_eq!(second.takes("jörg", 1, max), Err(of_participant));
+        assert_eq!(second.takes("jörg", 1, max, false), Err(of_participant));
         second.set("zoë", 150, 0);
         // All memory is in use; participants with small shares may still add.
         let of_all = TooMuchOpen::Server { limit: 800 };
-        assert_eq!(second.takes("zoë", 1, max), Err(of_all));
-        assert_eq!(one.takes("jörg", 1, max), Err(of_all));
-        assert_eq!(second.takes("ann", 50, max), Ok(()));
-        assert_eq!(second.takes("ann", 51, max), Err(of_all));
+        assert_eq!(second.takes("zoë", 1, max, false), Err(of_all));
+        assert_eq!(one.takes("jörg", 1, max, false), Err(of_all));
+        assert_eq!(second.takes("ann", 50, max, false), Ok(()));
+        assert_eq!(second.takes("ann", 51, max, false), Err(of_all));
+        // And what deletions take.
+        assert_eq!(second.takes("jörg", 100, max, true), Err(of_participant));
+        assert_eq!(second.takes("zoë", 50, max, true), Ok(()));
+        assert_eq!(second.takes("zoë", 51, max, true), Err(of_all));
         // All of them together have a bound, too.
         one.set("jörg", 740, 0);
-        assert_eq!(second.takes("ann", 10, max), Ok(()));
-        assert_eq!(second.takes("ann", 11, max), Err(of_all));
+        assert_eq!(second.takes("ann", 10, max, false), Ok(()));
+        assert_eq!(second.takes("ann", 11, max, false), Err(of_all));
         one.set("jörg", 300, 0);
         assert_eq!(one.left("jörg", max), 350);
         assert_eq!(second.left("zoë", max), 350);

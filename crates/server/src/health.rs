@@ -91,6 +91,8 @@ struct State {
     /// The time of the last check. Commits don't count.
     checked_at: Option<Instant>,
     is_asked: bool,
+    /// Something found no space, and no check has succeeded since.
+    is_full: bool,
     /// Why the store can't be used before a restart.
     is_lost: Option<Obstacle>,
 }
@@ -126,8 +128,11 @@ impl Health {
     pub(crate) fn committed(&self, result: Result<(), &StoreError>) {
         let mut state = self.state();
         match result {
+            // A small commit may succeed on a full disk.
+            Ok(()) if state.is_full => state.doubt(),
             Ok(()) => state.found(Ok(())),
             Err(StoreError::Replaced(_)) => state.lose(result),
+            Err(StoreError::Full(_)) => state.lack_space(),
             // The fault may lie in that commit alone; a check decides.
             Err(_) => state.doubt(),
         }
@@ -137,7 +142,7 @@ impl Health {
 
     /// Records that a commit was only partly done for lack of space.
     pub(crate) fn doubt(&self) {
-        self.state().doubt();
+        self.state().lack_space();
         self.answers.send_replace(());
     }
 
@@ -146,6 +151,11 @@ impl Health {
         let mut state = self.state();
         state.is_asked = false;
         state.checked_at = Some(Instant::now());
+        match result {
+            Ok(()) => state.is_full = false,
+            Err(StoreError::Full(_)) => state.is_full = true,
+            Err(_) => {}
+        }
         state.found(result.map_err(Obstacle::of));
         state.lose(result);
         drop(state);
@@ -230,6 +240,12 @@ impl State {
         }
     }
 
+    /// Records that something found no space.
+    fn lack_space(&mut self) {
+        self.is_full = true;
+        self.doubt();
+    }
+
     /// Remembers, and logs once, a failure that lasts until a restart.
     fn lose(&mut self, result: Result<(), &StoreError>) {
         if let Err(error @ StoreError::Replaced(_)) = result
@@ -296,7 +312,40 @@ mod tests {
         };
         assert!(health.ready(ask).await.is_err());
         health.committed(Ok(()));
+        let ask = || {
+            health.checked(Ok(()));
+            true
+        };
         assert_eq!(health.ready(ask).await, Ok(()));
+    }
+
+    /// A small commit may succeed on a full disk.
+    #[tokio::test]
+    async fn only_a_check_shows_that_the_disk_has_space_again() {
+        for is_doubt in [false, true] {
+            let health = Health::new();
+            health.committed(Ok(()));
+            if is_doubt {
+                health.doubt();
+            } else {
+                health.committed(Err(&full()));
+            }
+            health.committed(Ok(()));
+            let asked = AtomicU64::new(0);
+            let ask = || {
+                asked.fetch_add(1, Ordering::Relaxed);
+                health.checked(Err(&full()));
+                true
+            };
+            assert!(health.ready(ask).await.is_err());
+            assert_eq!(asked.load(Ordering::Relaxed), 1);
+            health.committed(Ok(()));
+            let ready = health.ready(|| {
+                health.checked(Ok(()));
+                true
+            });
+            assert_eq!(ready.await, Ok(()));
+        }
     }
 
     #[tokio::test]

@@ -447,7 +447,8 @@ impl RoomLoop {
         match input {
             RoomInput::Join(conn, entering) => {
                 let Some(joining) = entering.take() else {
-                    return;
+                    // Nothing says that it leaves.
+                    return self.queues.left(conn);
                 };
                 self.outboxes.insert(conn, Arc::clone(&joining.outbox));
                 self.room.handle_join(conn, joining, now);

@@ -29,7 +29,8 @@ impl MeshDocument {
     /// than [`Limits::blank_operations`](super::Limits::blank_operations).
     pub fn inspect(&self, update: &[u8]) -> Result<Inspection, DecodeError> {
         let scan = Scan::read_within(update, &self.limits)?;
-        let mut inspection = Inspection::new(self.growth_by(&scan));
+        let splits = self.splits_by(&scan);
+        let mut inspection = Inspection::new(self.growth_by(&scan) + splits, splits);
         if scan.is_empty() {
             inspection.kind = UpdateKind::Empty;
             return Ok(inspection);

@@ -84,6 +84,38 @@ pub struct PatchOutcome {
     pub changed: Vec<bool>,
 }
 
+/// A patch that was checked, see [`MeshDocument::plan_patch`].
+#[derive(Clone, Debug)]
+pub struct PatchPlan {
+    edits: Vec<Edit>,
+    changed: Vec<bool>,
+    bound: PatchBound,
+}
+
+impl PatchPlan {
+    /// What the patch takes at most.
+    pub fn bound(&self) -> PatchBound {
+        self.bound
+    }
+
+    /// For each operation, whether it would change something.
+    pub fn changed(&self) -> &[bool] {
+        &self.changed
+    }
+}
+
+/// What a patch takes at most, each [`usize::MAX`] if it is not known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PatchBound {
+    /// The bytes of its updates.
+    pub bytes: usize,
+    /// The approximate memory of what it adds, in bytes; 0 if it only deletes.
+    pub added: usize,
+    /// The approximate memory, in bytes, that its deletions take because they split texts.
+    pub splits: usize,
+}
+
 /// One change of a patch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PatchStep {
@@ -143,38 +175,29 @@ impl MeshDocument {
         Ok(self.apply_patch_edits(edits, changed))
     }
 
-    /// Like [`Self::apply_patch_in_steps`], if the steps have at most `most` bytes together.
-    /// Returns `None` without a change if they may have more. The size is estimated from what the
-    /// patch adds and moves, independent of the size of the document.
+    /// Checks a patch, and bounds what it would take. The bound follows from what the patch adds
+    /// and moves, independent of the size of the document. [`Self::apply_plan`] applies it.
     ///
     /// # Errors
     /// See [`Self::apply_patch`].
-    pub fn apply_patch_within(
-        &mut self,
-        patch: &Value,
-        most: usize,
-        next_id: &mut dyn FnMut() -> String,
-    ) -> Result<Option<PatchOutcome>, PatchError> {
-        let (edits, changed) = self.check_patch_edits(patch, next_id)?;
-        if self.most_bytes(&edits) > most {
-            return Ok(None);
-        }
-        Ok(Some(self.apply_patch_edits(edits, changed)))
-    }
-
-    /// Checks whether [`Self::apply_patch_within`] would succeed. Returns which operations would
-    /// change something; `None` if the steps may exceed `most` bytes.
-    ///
-    /// # Errors
-    /// See [`Self::apply_patch`].
-    pub fn check_patch_within(
+    pub fn plan_patch(
         &self,
         patch: &Value,
-        most: usize,
         next_id: &mut dyn FnMut() -> String,
-    ) -> Result<Option<Vec<bool>>, PatchError> {
+    ) -> Result<PatchPlan, PatchError> {
         let (edits, changed) = self.check_patch_edits(patch, next_id)?;
-        Ok((self.most_bytes(&edits) <= most).then_some(changed))
+        let bound = self.bound_of(&edits);
+        Ok(PatchPlan {
+            edits,
+            changed,
+            bound,
+        })
+    }
+
+    /// Applies a checked patch to the document for which it was checked, which must not have
+    /// changed since.
+    pub fn apply_plan(&mut self, plan: PatchPlan) -> PatchOutcome {
+        self.apply_patch_edits(plan.edits, plan.changed)
     }
 
     /// Checks whether [`Self::apply_patch_in_steps`] would succeed. Returns which operations would

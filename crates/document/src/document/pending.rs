@@ -15,7 +15,7 @@ use crate::update::writer;
 const STRUCT_BYTES: usize = 128;
 
 /// The approximate bytes of a deleted range.
-const RANGE_BYTES: usize = 48;
+pub(super) const RANGE_BYTES: usize = 48;
 
 /// The maximal number of updates before operations that could not be applied are tried again.
 const MAX_PAUSE: u32 = 1 << 10;
@@ -74,6 +74,23 @@ impl Pending {
     /// The approximate memory of all pending operations, in bytes.
     pub(super) fn bytes(&self) -> usize {
         self.bytes + self.deletes.len() * RANGE_BYTES
+    }
+
+    /// The numbers of pending structs and deleted ranges.
+    pub(super) fn counts(&self) -> (usize, usize) {
+        (self.structs.len(), self.deletes.len())
+    }
+
+    /// The number of deleted ranges of a client that begin below a clock.
+    pub(super) fn deletes_below(&self, client: u64, clock: u32) -> usize {
+        self.deletes.count_below(client, clock)
+    }
+
+    /// Whether structs may be released when a client's operations reach this clock.
+    pub(super) fn may_wake(&self, client: u64, clock: u32) -> bool {
+        let reached = (client, 0, 0)..(client, clock, 0);
+        self.waiters.range(reached).next().is_some()
+            || self.first(client).is_some_and(|(key, _)| key.1 <= clock)
     }
 
     /// Checks that the limit allows this much more.

@@ -9,6 +9,7 @@ mod gaps;
 mod halves;
 mod hostile;
 mod lists;
+mod memory;
 mod misfits;
 mod patches;
 mod remake;

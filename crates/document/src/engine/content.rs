@@ -64,6 +64,15 @@ impl Content {
         }
     }
 
+    /// The number of pieces into which the first split divides it, approximately.
+    pub(super) fn pieces(&self, length: u32) -> usize {
+        match self {
+            _ if !self.is_long(length) => 0,
+            Self::Values(bytes) | Self::Json(bytes) => pieces_of(bytes.len(), length),
+            _ => pieces_of(self.value_bytes(), 0),
+        }
+    }
+
     /// All content in pieces, each with its number of operations. Splitting a piece is cheap.
     pub(super) fn into_pieces(self, length: u32) -> Vec<(u32, Self)> {
         match self {
@@ -180,6 +189,11 @@ impl Content {
             .then(|| reader.string().ok())
             .flatten()
     }
+}
+
+/// The number of pieces of long content, approximately; a text has no values.
+pub(crate) fn pieces_of(bytes: usize, values: u32) -> usize {
+    bytes / PIECE_BYTES + (values / PIECE_VALUES) as usize
 }
 
 /// The byte at which a text is split after this many UTF-16 units; `true` if that is inside

@@ -3,7 +3,8 @@
 use std::mem::size_of;
 
 use super::blocks::Block;
-use super::{Attribute, Engine, Item, Node};
+use super::{Attribute, Client, Engine, Item, ItemIndex, Node};
+use crate::update::scan::Id;
 
 /// The allocator's overhead for each allocation.
 const ALLOCATION_BYTES: usize = 16;
@@ -15,6 +16,35 @@ impl Engine {
         let nodes = self.nodes.capacity() * size_of::<Node>() + self.nodes.len() * TYPE_BYTES;
         let clients = self.clients.len() * CLIENT_BYTES;
         items + nodes + clients
+    }
+
+    /// The number of runs that a split before a known operation adds; the first split of a long run
+    /// divides it into pieces. `last` is the long run that was counted last. A deletion does not
+    /// split what is deleted.
+    pub(crate) fn splits(&self, at: Id, is_deletion: bool, last: &mut ItemIndex) -> usize {
+        let Some(&client) = self.client_index.get(&at.client) else {
+            return 0;
+        };
+        let Client { clock, blocks, .. } = &self.clients[client as usize];
+        if at.clock >= *clock {
+            return 0;
+        }
+        let block = blocks.find(at.clock);
+        if block.start == at.clock || block.is_collected() {
+            return 0;
+        }
+        let item = self.item(block.item);
+        if is_deletion && item.is_deleted() {
+            return 0;
+        }
+        if *last == block.item {
+            return 1;
+        }
+        let pieces = item.content.pieces(item.length());
+        if pieces > 0 {
+            *last = block.item;
+        }
+        1 + pieces
     }
 }
 

@@ -186,9 +186,12 @@ impl Room {
         let mut gone = Vec::new();
         let mut broken = Vec::new();
         self.largest_document_bytes = 0;
+        let max = self.config.limits.max_open_bytes;
+        let is_tight = self.usage.open().is_tight(max);
         for document in self.documents.iter_mut() {
             if !document.is_broken() {
                 document.tidy(now, false);
+                document.forget_recent(is_tight);
                 document.recount_memory();
                 self.largest_document_bytes = self.largest_document_bytes.max(document.bytes);
             }

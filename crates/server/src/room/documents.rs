@@ -21,6 +21,7 @@ use meshagent_protocol::{Content, ErrorCode, SharedChunk, SharedMessage, sync as
 use meshagent_store::{DocumentId, Seq, Timestamp};
 
 pub(super) use self::growth::Growth;
+use self::growth::Tried;
 use self::streams::Streams;
 use super::batch::Change;
 use super::compaction::Stored;
@@ -95,9 +96,8 @@ pub(super) struct Document {
     pub(super) idle_since: Option<Timestamp>,
     /// The charge for the memory of the document.
     pub(super) charge: Option<OpenCharge>,
-    /// Whether the last edit that was checked did not fit into its author's share of the memory at
-    /// first.
-    pub(super) is_short: bool,
+    /// Refused patches.
+    tried: Option<Box<Tried>>,
 }
 
 #[derive(Debug)]
@@ -208,7 +208,7 @@ impl Document {
             broken_from: None,
             idle_since: None,
             charge: None,
-            is_short: false,
+            tried: None,
         }
     }
 
@@ -310,13 +310,15 @@ impl Document {
         }
     }
 
-    /// The bytes that a turn goes through to release what waits for the disk.
-    pub(super) fn release_weight(&self) -> usize {
+    /// The bytes that a turn goes through to release what waits for the disk, after a batch of this
+    /// many bytes.
+    pub(super) fn release_weight(&self, in_flight: usize) -> usize {
         let streams = self.deferred.iter().map(|(_, deferred)| deferred);
         let streams = streams
             .filter(|deferred| deferred.begins_a_stream())
             .count();
-        self.recent_bytes.saturating_mul(streams)
+        let recent = self.recent_bytes.saturating_add(in_flight);
+        recent.min(RECENT_BYTES).saturating_mul(streams)
     }
 
     /// Drops the encoded state if it was not used lately; immediately if its memory `is_wanted`.
@@ -403,6 +405,18 @@ impl Document {
     /// Bytes of the changes that are kept for readers that fall behind.
     pub(super) fn recent_bytes(&self) -> usize {
         self.recent_bytes
+    }
+
+    /// Drops the recent changes if no reader is behind, or in any case if their memory `is_wanted`:
+    /// a reader that is behind then receives the full state.
+    pub(super) fn forget_recent(&mut self, is_wanted: bool) {
+        if is_wanted || self.streams.values().all(|stream| !stream.lagging) {
+            if let Some((version, _)) = self.recent.back() {
+                self.recent_floor = *version;
+            }
+            self.recent = VecDeque::new();
+            self.recent_bytes = 0;
+        }
     }
 
     fn remember(&mut self, version: Version, update: Vec<u8>) {
@@ -528,6 +542,9 @@ impl Room {
             && document.streams.values().any(takes_all)
         {
             self.deliver(id, &frames(true), true);
+        }
+        if let Some(document) = self.documents.get_mut(id) {
+            document.forget_recent(false);
         }
     }
 

@@ -15,6 +15,9 @@ use super::{Conn, Participant, Refusal, Room};
 const BASE_BYTES: usize = 4 << 10;
 /// Growth is counted in steps of this many bytes, because the counts belong to the whole server.
 const STEP_BYTES: usize = 1 << 10;
+/// The approximate maximum of memory that one byte of an update takes in the document: a deleted
+/// range of two bytes may split a run twice.
+const MEMORY_PER_BYTE: usize = 128;
 
 impl Document {
     /// The approximate bytes of memory that the document takes, without those charged elsewhere and
@@ -40,6 +43,7 @@ impl Document {
         participant: &str,
         bytes: usize,
         max: usize,
+        only_deletes: bool,
     ) -> Result<(), TooMuchOpen> {
         let Some(charge) = &self.charge else {
             return Ok(());
@@ -49,7 +53,7 @@ impl Document {
         if grown < STEP_BYTES {
             return Ok(());
         }
-        charge.takes(participant, grown, max)
+        charge.takes(participant, grown, max, only_deletes)
     }
 
     /// Counts memory that was released, and the recent changes. Growth is counted with the next
@@ -116,9 +120,11 @@ impl Room {
         if growth == Growth::TooLarge {
             return Err(too_large(max));
         }
-        // An update without operations only deletes, which makes space.
-        if update.first() != Some(&0) {
-            self.may_take(conn, id, inspection.growth.max(inspection.waiting))?;
+        // A deletion makes space, unless it waits for its operations or splits what it leaves.
+        let bytes = inspection.growth.max(inspection.waiting);
+        if bytes > 0 {
+            let only_deletes = bytes == inspection.splits && inspection.waiting == 0;
+            self.may_take(conn, id, bytes, only_deletes)?;
         }
         Ok(growth)
     }
@@ -130,35 +136,42 @@ impl Room {
         conn: Conn,
         id: DocumentId,
         bytes: usize,
+        only_deletes: bool,
     ) -> Result<(), Refusal> {
         let max = self.config.limits.max_open_bytes;
         let participant = share_of(&self.participants, conn);
         let Some(document) = self.documents.get_mut(id) else {
             return Ok(());
         };
-        if document.fits_into_share(participant, bytes, max).is_ok() {
-            document.is_short = false;
+        let fits = document.fits_into_share(participant, bytes, max, only_deletes);
+        if fits.is_ok() {
             return Ok(());
         }
         let participant = participant.to_owned();
         // The size is known only as an upper bound, so it is measured.
-        document.is_short = true;
         document.takes(bytes, 0, self.now, &self.metrics);
         document.recount_memory();
         self.making_room(&participant, Some(id), |room| {
             let document = room.documents.get(id);
-            document.map_or(Ok(()), |one| one.fits_into_share(&participant, bytes, max))
+            document.map_or(Ok(()), |one| {
+                one.fits_into_share(&participant, bytes, max, only_deletes)
+            })
         })
     }
 
-    /// The bytes by which a document may grow within its author's share of the memory, without
-    /// making space.
-    pub(super) fn left_of_share(&self, conn: Conn, id: DocumentId) -> usize {
-        let document = self.documents.get(id);
-        let charge = document.and_then(|document| document.charge.as_ref());
+    /// Whether an update of this many bytes may not fit into its author's share of the memory at
+    /// first, so that its document is measured.
+    pub(super) fn may_be_short(&self, conn: Conn, document: &Document, bytes: usize) -> bool {
+        let Some(charge) = &document.charge else {
+            return false;
+        };
         let max = self.config.limits.max_open_bytes;
-        let participant = share_of(&self.participants, conn);
-        charge.map_or(usize::MAX, |charge| charge.left(participant, max))
+        let left = charge.left(share_of(&self.participants, conn), max);
+        let released = document.replica.pending_bytes();
+        let grown = bytes.saturating_add(released);
+        left < grown
+            .saturating_mul(MEMORY_PER_BYTE)
+            .saturating_add(STEP_BYTES)
     }
 
     /// Repeats `attempt` until it is within the bounds. In between, unused documents are unloaded,

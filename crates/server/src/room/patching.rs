@@ -22,10 +22,6 @@ use super::sync::with_repair;
 use super::{Conn, Refusal, Request, Room};
 use crate::metrics::UpdateOutcome;
 
-/// The approximate maximum of memory that one byte of a patch's update takes in the document. A
-/// patch that may exceed a share by this estimate is tried on a copy, which gives the exact size.
-const MEMORY_PER_BYTE: usize = 64;
-
 /// One change for the log and the readers, in a form that published clients can follow.
 struct Step {
     update: Bytes,
@@ -133,13 +129,14 @@ impl Room {
     }
 
     /// Gives the document another client id for the room's patches when the present one has few
-    /// operations left.
+    /// operations left, or when pending operations wait for the next ones. So a patch releases
+    /// nothing that is pending.
     fn renew_client_id(&mut self, id: DocumentId) {
         let Some(document) = self.documents.get_mut(id) else {
             return;
         };
         let replica = &mut document.replica;
-        while !replica.has_operations_left() {
+        while !replica.has_operations_left() || replica.is_client_id_awaited() {
             let client = self.ids.client_id();
             if !replica.knows_client(client) {
                 replica.set_client_id(client);
@@ -160,7 +157,6 @@ impl Room {
         let max_update = self.config.limits.max_update_bytes;
         let max_document = self.config.limits.max_document_bytes;
         let by_server = self.by_server();
-        let in_share = self.left_of_share(conn, id) / MEMORY_PER_BYTE;
         let ids = &mut self.ids;
         let mut next_id = || ids.uuid();
         let Some(document) = self.documents.get_mut(id) else {
@@ -179,33 +175,34 @@ impl Room {
             at: by_server.at,
             operations,
         };
-        // Nothing is pending that the patch could release, and its size is certainly below all
-        // bounds.
-        if !document.replica.has_gap() {
-            let most = max_update.min(max_document.saturating_sub(document.bytes));
-            let most = most.min(in_share);
-            if patch.dry_run {
-                let changed = document
-                    .replica
-                    .check_patch_within(&operations, most, &mut next_id);
-                if let Some(changed) = changed.map_err(|error| refused(&error))? {
-                    return Ok((Vec::new(), changed));
-                }
-            } else {
-                let client = document.replica.client_id();
-                let outcome = document
-                    .replica
-                    .apply_patch_within(&operations, most, &mut next_id)
-                    .map_err(|error| refused(&error))?;
-                if let Some(PatchOutcome { steps, changed }) = outcome {
-                    let steps = steps.into_iter().map(|step| Step {
-                        visible: Some(step.update.clone()),
-                        contribution: contribution(operations_of([(client, step.operations)])),
-                        update: step.update.into(),
-                    });
-                    return Ok((steps.collect(), changed));
-                }
+        let plan = document.replica.plan_patch(&operations, &mut next_id);
+        let plan = plan.map_err(|error| refused(&error))?;
+        let bound = plan.bound();
+        let left = match bound.added {
+            0 => usize::MAX,
+            _ => max_document.saturating_sub(document.bytes),
+        };
+        // Its size is certainly below all bounds but the share, which refuses it by its estimate.
+        if bound.bytes <= max_update.min(left) {
+            let memory = bound.added.saturating_add(bound.splits);
+            if memory > 0 {
+                self.may_take(conn, id, memory, bound.added == 0)?;
             }
+            let Some(document) = self.documents.get_mut(id).filter(|_| !patch.dry_run) else {
+                return Ok((Vec::new(), plan.changed().to_vec()));
+            };
+            let client = document.replica.client_id();
+            let PatchOutcome { steps, changed } = document.replica.apply_plan(plan);
+            let steps = steps.into_iter().map(|step| Step {
+                visible: Some(step.update.clone()),
+                contribution: contribution(operations_of([(client, step.operations)])),
+                update: step.update.into(),
+            });
+            return Ok((steps.collect(), changed));
+        }
+        let participant = share_of(&self.participants, conn);
+        if let Some(refusal) = document.tried(participant, bound.bytes) {
+            return Err(refusal);
         }
         // A change that can't be undone is tried on a copy first.
         self.metrics.state_encodings.inc();
@@ -220,17 +217,24 @@ impl Room {
             .apply_patch_in_steps(&operations, &mut next_id)
             .map_err(|error| refused(&error))?;
         let bytes: usize = steps.iter().map(|step| step.update.len()).sum();
-        if bytes > max_update {
-            let text = format!("a patch may come to {max_update} bytes at most; send smaller ones");
-            return Err(Refusal::invalid(text));
-        }
         let grows = steps.iter().any(|step| !step.operations.is_empty());
-        if grows && !document.takes(bytes, max_document, self.now, &self.metrics) {
-            return Err(too_large(max_document));
-        }
-        if grows {
+        let fits = if bytes > max_update {
+            let text = format!("a patch may come to {max_update} bytes at most; send smaller ones");
+            Err(Refusal::invalid(text))
+        } else if grows && !document.takes(bytes, max_document, self.now, &self.metrics) {
+            Err(too_large(max_document))
+        } else if grows {
             let structure = copy.structure_bytes().saturating_sub(structure);
-            self.may_take(conn, id, bytes.saturating_add(structure))?;
+            self.may_take(conn, id, bytes.saturating_add(structure), false)
+        } else {
+            Ok(())
+        };
+        if let Err(refusal) = fits {
+            let participant = share_of(&self.participants, conn);
+            if let Some(document) = self.documents.get_mut(id) {
+                document.note_tried(participant, bound.bytes, &refusal);
+            }
+            return Err(refusal);
         }
         let Some(document) = self.documents.get_mut(id).filter(|_| !patch.dry_run) else {
             return Ok((Vec::new(), changed));

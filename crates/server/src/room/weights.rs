@@ -9,7 +9,7 @@ use meshagent_protocol::{ClientToServer, Content};
 use meshagent_store::{DocumentId, Timestamp, Written};
 
 use super::batch::Then;
-use super::documents::{Deferred, Document};
+use super::documents::Deferred;
 use super::waiting::Waiting;
 use super::{Call, Conn, FetchResult, Room, SyncCall};
 use crate::committer::BatchResult;
@@ -41,7 +41,7 @@ impl Room {
                 match call {
                     Some(Call::Sync(SyncCall::AwaitingStart)) => self.largest_document_bytes,
                     Some(Call::Sync(SyncCall::Open { document, .. })) => {
-                        self.update_weight(*document, chunk)
+                        self.update_weight(conn, *document, chunk)
                     }
                     Some(Call::Upload(_)) => self.upload_weight(chunk),
                     _ => 0,
@@ -55,12 +55,12 @@ impl Room {
     /// a document at its bound is measured. Otherwise an update costs approximately what it brings:
     /// what it deletes was brought before, and a turn that takes long nevertheless sends the next
     /// ones to the heavy-work pool.
-    fn update_weight(&self, id: DocumentId, chunk: &Content) -> usize {
+    fn update_weight(&self, conn: Conn, id: DocumentId, chunk: &Content) -> usize {
         let (Some(document), Content::Binary { data, .. }) = (self.documents.get(id), chunk) else {
             return 0;
         };
         let bytes = data.len() / 4 * 3;
-        let max = if document.is_short {
+        let max = if self.may_be_short(conn, document, bytes) {
             0
         } else {
             self.config.limits.max_document_bytes
@@ -128,7 +128,7 @@ impl Room {
             .into_iter()
             .filter_map(|id| self.documents.get(id));
         documents
-            .map(Document::release_weight)
+            .map(|document| document.release_weight(self.in_flight_bytes))
             .fold(weight, usize::saturating_add)
     }
 

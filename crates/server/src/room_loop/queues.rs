@@ -245,12 +245,19 @@ impl Queues {
         self.clock = self.clock.max(had);
         let queue = self.slots.get_mut(slot)?;
         let letter = queue.letters.pop_front()?;
-        if let RoomInput::Leave(conn) = &letter.input
-            && self.by_connection.remove(conn).is_some()
+        if let RoomInput::Leave(conn) = &letter.input {
+            self.left(*conn);
+        }
+        Some((Served { slot, was_long }, letter))
+    }
+
+    /// Forgets a connection that has left, or that the room did not take.
+    pub(super) fn left(&mut self, conn: Conn) {
+        if let Some(slot) = self.by_connection.remove(&conn)
+            && let Some(queue) = self.slots.get_mut(slot)
         {
             queue.connections = queue.connections.saturating_sub(1);
         }
-        Some((Served { slot, was_long }, letter))
     }
 
     /// Records how long an envelope of this participant took, and whether it was heavy.

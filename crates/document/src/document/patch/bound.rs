@@ -1,12 +1,16 @@
-//! An upper bound for the size of edits as updates, computed before they are applied, at a cost
-//! proportional to the edits.
+//! Upper bounds for the size of edits as updates and in memory, computed before they are applied, at
+//! a cost proportional to the edits.
 
 use std::collections::HashSet;
 
 use serde_json::{Map, Value};
 
+use super::PatchBound;
 use crate::document::MeshDocument;
 use crate::document::edit::{Edit, Target};
+use crate::document::memory::ID_BYTES;
+use crate::engine::{ITEM_BYTES, NODE_BYTES};
+use crate::update::scan::Scan;
 use crate::update::writer::{Builder, Place};
 
 /// The maximal growth of a byte of JSON, roughly: each new element gets an `$id`, each value
@@ -20,44 +24,93 @@ const EDIT_BYTES: usize = 64;
 /// second copy of it.
 const DELETION_BYTES: usize = 2 * RANGE_BYTES;
 
+/// The length of an `$id` that an element gets, with space for a longer one.
+const ID_LENGTH: usize = 64;
+
 /// Numbers of at most 5 bytes and a client id of at most 8.
 const RANGE_BYTES: usize = 24;
 
+impl PatchBound {
+    const UNKNOWN: Self = Self {
+        bytes: usize::MAX,
+        added: usize::MAX,
+        splits: 0,
+    };
+}
+
+/// The bytes of an update, and the memory of what it adds.
+#[derive(Clone, Copy, Default)]
+struct Taken {
+    bytes: usize,
+    added: usize,
+}
+
+impl Taken {
+    fn and(self, other: Self) -> Self {
+        Self {
+            bytes: self.bytes.saturating_add(other.bytes),
+            added: self.added.saturating_add(other.added),
+        }
+    }
+}
+
 impl MeshDocument {
-    /// The maximal bytes of all updates of these edits; `usize::MAX` if unknown.
-    pub(super) fn most_bytes(&self, edits: &[Edit]) -> usize {
-        let mut bytes = 0_usize;
-        // Bytes added to elements that later edits may move, and so copy.
-        let mut inside = 0_usize;
+    /// What all updates of these edits take at most.
+    pub(super) fn bound_of(&self, edits: &[Edit]) -> PatchBound {
+        let mut taken = Taken::default();
+        let mut splits = 0_usize;
+        // What is added to elements that later edits may move, and so copy.
+        let mut inside = Taken::default();
         // Texts that get formats here, which later edits may have to write again.
         let mut formatted: HashSet<&str> = HashSet::new();
         for edit in edits {
             let one = match edit {
-                Edit::Delete { .. } | Edit::RemoveAttribute { .. } => DELETION_BYTES,
+                Edit::Delete { .. } | Edit::RemoveAttribute { .. } => Taken {
+                    bytes: DELETION_BYTES,
+                    added: 0,
+                },
                 Edit::Insert {
                     parent, element, ..
                 } => {
-                    let one = grown(text_bytes(element));
-                    inside = inside.saturating_add(if *parent == Target::Root { 0 } else { one });
+                    let one = Taken {
+                        bytes: grown(text_bytes(element)),
+                        added: memory_of(element),
+                    };
+                    if *parent != Target::Root {
+                        inside = inside.and(one);
+                    }
                     one
                 }
                 Edit::Move { id, parent, .. } => {
                     // An element created by another edit.
                     let Some(moved) = self.node(id) else {
-                        return usize::MAX;
+                        return PatchBound::UNKNOWN;
                     };
                     let mut copy = Builder::new(self.client_id, self.engine.clock(self.client_id));
                     let place = Place::Only(self.engine.node_id(moved.index));
                     self.engine.copy(moved.index, place, &mut copy);
+                    let copy = copy.finish();
+                    let growth = Scan::read(&copy).map(|scan| self.growth_by(&scan));
                     // Its references may be longer at its new place.
-                    let own = copy.finish().len().saturating_mul(2);
-                    let one = own.saturating_add(inside).saturating_add(EDIT_BYTES);
-                    inside = inside.saturating_add(if *parent == Target::Root { 0 } else { own });
-                    one
+                    let own = Taken {
+                        bytes: copy.len().saturating_mul(2),
+                        added: growth.unwrap_or(usize::MAX),
+                    };
+                    if *parent != Target::Root {
+                        inside = inside.and(own);
+                    }
+                    own.and(inside).and(Taken {
+                        bytes: EDIT_BYTES,
+                        added: 0,
+                    })
                 }
                 Edit::SetAttribute { name, value, .. } => {
-                    let one = grown(name.len() + text_bytes(value));
-                    inside = inside.saturating_add(one);
+                    let bytes = name.len() + text_bytes(value);
+                    let one = Taken {
+                        bytes: grown(bytes),
+                        added: ITEM_BYTES + bytes,
+                    };
+                    inside = inside.and(one);
                     one
                 }
                 Edit::DeleteText { id, .. }
@@ -66,11 +119,15 @@ impl MeshDocument {
                     if self.plain_text_operations(id).is_none()
                         || formatted.contains(id.as_str()) =>
                 {
-                    return usize::MAX;
+                    return PatchBound::UNKNOWN;
                 }
                 Edit::DeleteText { id, .. } => {
                     let operations = self.plain_text_operations(id).unwrap_or_default();
-                    (operations + edits.len()).saturating_mul(RANGE_BYTES)
+                    splits = splits.saturating_add(2 * ITEM_BYTES);
+                    Taken {
+                        bytes: (operations + edits.len()).saturating_mul(RANGE_BYTES),
+                        added: 0,
+                    }
                 }
                 Edit::InsertText {
                     id,
@@ -78,28 +135,37 @@ impl MeshDocument {
                     attributes,
                     ..
                 } => {
-                    let formats = attributes.as_ref().map_or(0, members_bytes);
-                    if attributes
-                        .as_ref()
-                        .is_some_and(|formats| !formats.is_empty())
-                    {
+                    let formats = attributes.as_ref().filter(|formats| !formats.is_empty());
+                    if formats.is_some() {
                         formatted.insert(id);
                     }
-                    let one = grown(text.len() + formats);
-                    inside = inside.saturating_add(one);
+                    let bytes = text.len() + attributes.as_ref().map_or(0, members_bytes);
+                    let marks = formats.map_or(0, |formats| marks_memory(formats));
+                    let one = Taken {
+                        bytes: grown(bytes),
+                        added: 2 * ITEM_BYTES + text.len() + marks,
+                    };
+                    inside = inside.and(one);
                     one
                 }
                 Edit::FormatText { id, attributes, .. } => {
                     formatted.insert(id);
-                    let one = grown(members_bytes(attributes));
-                    inside = inside.saturating_add(one);
+                    let one = Taken {
+                        bytes: grown(members_bytes(attributes)),
+                        added: 2 * ITEM_BYTES + marks_memory(attributes),
+                    };
+                    inside = inside.and(one);
                     one
                 }
-                Edit::ApplyDelta { .. } => return usize::MAX,
+                Edit::ApplyDelta { .. } => return PatchBound::UNKNOWN,
             };
-            bytes = bytes.saturating_add(one);
+            taken = taken.and(one);
         }
-        bytes
+        PatchBound {
+            bytes: taken.bytes,
+            added: taken.added,
+            splits,
+        }
     }
 }
 
@@ -131,6 +197,33 @@ fn members_bytes(members: &Map<String, Value>) -> usize {
     2 + members
         .map(|(name, value)| name.len() + 4 + text_bytes(value))
         .sum::<usize>()
+}
+
+/// The approximate maximum of memory that a value takes in the document. Each object below a name
+/// may be an element with an `$id`, and with a text.
+fn memory_of(value: &Value) -> usize {
+    let element = 2 * (NODE_BYTES + ITEM_BYTES) + ID_BYTES + ITEM_BYTES + ID_LENGTH;
+    match value {
+        Value::Array(items) => items.iter().map(memory_of).sum(),
+        Value::Object(members) => {
+            let members = members.iter();
+            let memory = members.map(|(name, value)| {
+                let own = if value.is_object() {
+                    element
+                } else {
+                    ITEM_BYTES
+                };
+                own + name.len() + memory_of(value)
+            });
+            memory.sum()
+        }
+        other => text_bytes(other),
+    }
+}
+
+/// The approximate memory of the marks at both ends of a formatted text.
+fn marks_memory(formats: &Map<String, Value>) -> usize {
+    2 * (formats.len() * ITEM_BYTES + members_bytes(formats))
 }
 
 #[cfg(test)]
@@ -173,18 +266,18 @@ mod tests {
             attributes: Some(serde_json::Map::new()),
         };
         let long = format("ü".repeat(50_000).into());
-        assert!(document.most_bytes(std::slice::from_ref(&long)) < usize::MAX);
+        assert!(document.bound_of(std::slice::from_ref(&long)).bytes < usize::MAX);
         for edits in [
             vec![long.clone(), end.clone()],
             vec![long.clone(), insert.clone()],
         ] {
-            assert_eq!(document.most_bytes(&edits), usize::MAX);
+            assert_eq!(document.bound_of(&edits).bytes, usize::MAX);
         }
         let mut formatted = MeshDocument::new(schema.clone(), 2);
         formatted.apply_update(&document.encode_state()).unwrap();
         formatted.edit(&[long], &mut String::new).unwrap();
         for edit in [end, insert] {
-            assert_eq!(formatted.most_bytes(&[edit]), usize::MAX);
+            assert_eq!(formatted.bound_of(&[edit]).bytes, usize::MAX);
         }
 
         // Two authors who type in turns.
@@ -210,7 +303,7 @@ mod tests {
             from: at(0),
             to: at(50),
         };
-        let most = document.most_bytes(std::slice::from_ref(&delete));
+        let most = document.bound_of(std::slice::from_ref(&delete)).bytes;
         let update = document.edit(&[delete], &mut String::new).unwrap();
         assert!(update.unwrap().len() <= most);
     }

@@ -1,14 +1,28 @@
 //! How much an update lets its document grow, and whether that fits into the bound.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use meshagent_store::Timestamp;
 
-use super::{Document, Measured};
+use super::{Document, Measured, Refusal, Version};
 use crate::metrics::Metrics;
 
 /// A document at its bound that has changed is measured again after this time, or after it has
 /// grown by this fraction of its size. Measuring goes through the whole document.
 const MEASURED_MILLIS: i64 = 1_000;
 const MEASURED_GROWTH: usize = 64;
+
+/// Participants whose refused patches a document remembers.
+const TRIED: usize = 64;
+
+/// The patches of the newest version that were refused after they had been tried on a copy of the
+/// document: the bound of the smallest one of each participant, and its refusal.
+#[derive(Debug, Default)]
+pub(super) struct Tried {
+    version: Version,
+    refused: BTreeMap<Arc<str>, (usize, Refusal)>,
+}
 
 /// The part of an update that is applied.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -84,5 +98,30 @@ impl Document {
         let has_passed = now.0.saturating_sub(last.at.0) >= MEASURED_MILLIS;
         let grown = self.bytes.saturating_sub(last.bytes);
         last.version != self.head && (has_passed || grown >= last.bytes / MEASURED_GROWTH)
+    }
+
+    /// Remembers that a patch with this bound on its bytes was refused after it had been tried.
+    pub(in crate::room) fn note_tried(
+        &mut self,
+        participant: &str,
+        bytes: usize,
+        refusal: &Refusal,
+    ) {
+        let tried = self.tried.get_or_insert_default();
+        if tried.version != self.head || tried.refused.len() >= TRIED {
+            tried.refused.clear();
+        }
+        tried.version = self.head;
+        let refused = (bytes, refusal.clone());
+        tried.refused.insert(participant.into(), refused);
+    }
+
+    /// The refusal of a patch that need not be tried: the version is the same, and the patch is
+    /// hardly smaller than one that was refused.
+    pub(in crate::room) fn tried(&self, participant: &str, bytes: usize) -> Option<Refusal> {
+        let tried = self.tried.as_ref();
+        let tried = tried.filter(|tried| tried.version == self.head)?;
+        let (known, refusal) = tried.refused.get(participant)?;
+        (bytes >= *known - *known / 8).then(|| refusal.clone())
     }
 }

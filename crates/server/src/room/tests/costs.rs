@@ -18,7 +18,7 @@ fn nesting(tag: &str) -> Value {
     })
 }
 
-fn number(mut value: u64) -> Vec<u8> {
+pub(super) fn number(mut value: u64) -> Vec<u8> {
     let mut bytes = Vec::new();
     while value >= 0x80 {
         bytes.push(u8::try_from(value & 0x7f).unwrap() | 0x80);
@@ -28,12 +28,12 @@ fn number(mut value: u64) -> Vec<u8> {
     bytes
 }
 
-fn string(text: &str) -> Vec<u8> {
+pub(super) fn string(text: &str) -> Vec<u8> {
     [&number(text.len() as u64), text.as_bytes()].concat()
 }
 
 /// A v1 update with these structs of one client.
-fn update(client: u64, structs: &[Vec<u8>]) -> Vec<u8> {
+pub(super) fn update(client: u64, structs: &[Vec<u8>]) -> Vec<u8> {
     let head = [
         number(1),
         number(structs.len() as u64),

@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use super::costs::{number, string, update};
 use super::{Client, Content, Editor, World, code, text};
 use crate::config::Config;
 
@@ -32,7 +33,7 @@ fn grow(world: &mut World, client: &Client, call: &str, editor: &Editor) -> Cont
     panic!("nothing is refused");
 }
 
-/// The recent changes of two documents come in addition. They count for no participant.
+/// What is behind the last edit of two documents may come in addition.
 fn is_within_share(world: &World) {
     let bytes = world.room.usage.open().bytes();
     let most = SHARE + (2 << 20);
@@ -170,4 +171,246 @@ fn growth_by_patches_is_counted_like_that_by_updates() {
 fn wide(path: &str) -> Value {
     let content = vec![json!({ "body": {} }); 500];
     json!({ "path": path, "json": { "document": { "content": content } } })
+}
+
+/// The bound of the server, with the eighth by which small shares and deletions may exceed it.
+const BEYOND: usize = MAX / 8 * 9;
+
+/// The client of forged updates.
+const FORGER: u64 = 7;
+
+/// The deleted ranges of an update: each a start and a length.
+fn deleted(ranges: &[(u64, u64)]) -> Vec<u8> {
+    let mut bytes = [vec![1], number(FORGER), number(ranges.len() as u64)].concat();
+    for (start, length) in ranges {
+        bytes.extend([number(*start), number(*length)].concat());
+    }
+    bytes
+}
+
+/// An update that only deletes.
+fn deletion(ranges: &[(u64, u64)]) -> Vec<u8> {
+    [vec![0], deleted(ranges)].concat()
+}
+
+/// The first character of a [`text_of`].
+const FIRST: u64 = 3;
+
+/// An update with an element that contains this text.
+fn text_of(content: &str) -> Vec<u8> {
+    let own = |clock: u64| [vec![0], number(FORGER), number(clock)].concat();
+    let element = [vec![7, 1], string("xml"), vec![3], string("text")].concat();
+    let id = [
+        vec![8 | 0x20],
+        own(0),
+        string("$id"),
+        vec![1, 119],
+        string("t"),
+    ];
+    let text = [vec![7], own(0), vec![6]].concat();
+    let characters = [vec![4], own(2), string(content)].concat();
+    update(FORGER, &[element, id.concat(), text, characters])
+}
+
+/// Opens a document that may contain rich texts.
+fn open_rich(world: &mut World, client: &Client, call: &str) {
+    let texts = json!({ "type": "array", "items": { "anyOf": [{ "$ref": "#/$defs/text" }] } });
+    let schema = json!({
+        "$root_tag_ref": "#/$defs/page",
+        "$defs": {
+            "page": { "properties": { "page": { "properties": { "children": texts } } } },
+            "text": { "properties": { "text": { "properties": {} } } },
+        },
+    });
+    let path = format!("{call}.rich");
+    world.open(client, call, json!({ "path": path, "schema": schema }));
+}
+
+fn sent(world: &mut World, client: &Client, call: &str, update: &[u8]) -> Content {
+    let id = world.update(client, call, update);
+    world.settle();
+    let answer = client.answer(id);
+    let bytes = world.room.usage.open().bytes();
+    assert!(bytes <= BEYOND, "{bytes} bytes, {answer:?}");
+    answer
+}
+
+#[test]
+fn pending_deletions_count_for_their_author() {
+    let ranges: Vec<(u64, u64)> = (0..20_000).map(|number| (number * 2 + 10, 1)).collect();
+    let alone = deletion(&ranges);
+    let one = [vec![7, 1], string("xml"), vec![3], string("body")].concat();
+    let mut behind_one = update(FORGER, &[one]);
+    behind_one.pop();
+    behind_one.extend(deleted(&ranges));
+    for update in [alone, behind_one] {
+        let mut world = world();
+        let writer = world.join("writer");
+        let calls: Vec<String> = (0..10).map(|number| format!("d{number}")).collect();
+        for call in &calls {
+            open(&mut world, &writer, call);
+        }
+        let answers = calls.iter().map(|call| {
+            let answer = sent(&mut world, &writer, call, &update);
+            code(&answer).map(|_| answer)
+        });
+        let refused: Vec<Content> = answers.flatten().collect();
+        assert!(refused.len() > 5, "{} are refused", refused.len());
+        refused.iter().for_each(is_share_of_participant);
+    }
+}
+
+#[test]
+fn deletions_that_split_a_text_count_for_their_author() {
+    const CHARACTERS: usize = 200_000;
+    for character in ["a", "文", "😀"] {
+        let units = character.encode_utf16().count() as u64;
+        let written = text_of(&character.repeat(CHARACTERS));
+        let ranges: Vec<(u64, u64)> = (0..CHARACTERS as u64 / 2)
+            .map(|number| (FIRST + number * 2 * units, units))
+            .collect();
+        // In one update, and in many.
+        for piece in [ranges.len(), 500] {
+            let mut world = world();
+            let writer = world.join("writer");
+            open(&mut world, &writer, "b");
+            open_rich(&mut world, &writer, "a");
+            assert_eq!(sent(&mut world, &writer, "a", &written), Content::Empty);
+            let refused = ranges.chunks(piece).find_map(|ranges| {
+                let answer = sent(&mut world, &writer, "a", &deletion(ranges));
+                code(&answer).map(|_| answer)
+            });
+            is_share_of_participant(&refused.expect("something is refused"));
+            let whole = deletion(&[(FIRST, CHARACTERS as u64 * units)]);
+            assert_eq!(sent(&mut world, &writer, "a", &whole), Content::Empty);
+        }
+    }
+}
+
+/// They wait for a text, which splits into as many parts when it comes.
+#[test]
+fn text_that_pending_deletions_split_counts_for_its_author() {
+    let mut world = world();
+    let writer = world.join("writer");
+    open(&mut world, &writer, "b");
+    open_rich(&mut world, &writer, "a");
+    let ranges: Vec<(u64, u64)> = (0..40_000).map(|number| (FIRST + number * 2, 1)).collect();
+    let answer = sent(&mut world, &writer, "a", &deletion(&ranges));
+    assert_eq!(code(&answer), None, "{answer:?}");
+    let answer = sent(&mut world, &writer, "a", &text_of(&"a".repeat(80_000)));
+    is_share_of_participant(&answer);
+}
+
+#[test]
+fn deletions_are_accepted_at_a_used_share() {
+    let mut world = world();
+    let writer = world.join("writer");
+    open(&mut world, &writer, "b");
+    open_rich(&mut world, &writer, "a");
+    let written = text_of(&"文".repeat(200_000));
+    assert_eq!(sent(&mut world, &writer, "a", &written), Content::Empty);
+    let refused = grow(&mut world, &writer, "b", &Editor::new(1));
+    is_share_of_participant(&refused);
+    for number in 0..100 {
+        let ranges: Vec<(u64, u64)> = (0..3).map(|at| (1_000 * number + at * 50, 5)).collect();
+        let answer = sent(&mut world, &writer, "a", &deletion(&ranges));
+        assert_eq!(answer, Content::Empty, "{number}");
+    }
+    let whole = deletion(&[(FIRST, 200_000)]);
+    assert_eq!(sent(&mut world, &writer, "a", &whole), Content::Empty);
+}
+
+/// Also if a connection of the author has not read them.
+#[test]
+fn recent_changes_leave_space_for_others() {
+    for is_read in [true, false] {
+        let mut world = world();
+        let [writer, reader, other] = ["writer", "writer", "other"].map(|name| world.join(name));
+        for number in 0..12 {
+            let call = format!("d{number}");
+            let path = json!({ "path": format!("{call}.document") });
+            let editor = Editor::new(100 + number);
+            for client in [&writer, &reader] {
+                world.begin_open(client, &call, path.clone());
+                world.settle();
+            }
+            let long = "ж".repeat(500_000);
+            for update in [
+                editor.append("body", &call),
+                editor.set_first("text", &long),
+                editor.remove(0),
+            ] {
+                world.update(&writer, &call, &update);
+                world.settle();
+            }
+            world.pass_seconds(2);
+            writer.take();
+            if is_read {
+                reader.take();
+            }
+            let bytes = world.room.usage.open().bytes();
+            assert!(bytes <= BEYOND, "{bytes} bytes after {number} documents");
+        }
+        open(&mut world, &other, "other");
+        let editor = Editor::new(99);
+        let long = "ж".repeat(500_000);
+        for update in [
+            editor.append("body", "mine"),
+            editor.set_first("text", &long),
+        ] {
+            let answer = sent(&mut world, &other, "other", &update);
+            assert_eq!(answer, Content::Empty, "{is_read}");
+        }
+    }
+}
+
+#[test]
+fn patches_at_a_used_share_copy_no_document() {
+    let mut world = world();
+    let writer = world.join("writer");
+    let editors = [1, 2].map(Editor::new);
+    for (call, editor) in ["a", "b"].into_iter().zip(&editors) {
+        open(&mut world, &writer, call);
+        is_share_of_participant_or_none(&mut world, &writer, call, editor);
+    }
+    let encodings = |world: &World| world.metric("meshagent_state_encodings_total");
+    let before = encodings(&world);
+    let body = json!({ "body": {} });
+    let add = json!({ "op": "add", "path": "/document/content/-", "value": body });
+    let many: Vec<Value> = (0..1_000).map(|_| add.clone()).collect();
+    for number in 0..10 {
+        let input = json!({ "path": "a.document", "patch": many, "dry_run": number % 2 == 0 });
+        is_share_of_participant(&world.call(&writer, "sync", "patch", input));
+    }
+    assert!(encodings(&world) - before <= 1);
+    let before = encodings(&world);
+    for number in 0..10 {
+        let patch = json!([{ "op": "remove", "path": "/document/content/0" }]);
+        let input = json!({ "path": "a.document", "patch": patch, "dry_run": number % 2 == 0 });
+        let answer = world.call(&writer, "sync", "patch", input);
+        assert_eq!(code(&answer), None, "{answer:?}");
+    }
+    assert_eq!(encodings(&world), before);
+}
+
+#[test]
+fn patches_beside_pending_operations_copy_no_document() {
+    let mut world = world();
+    let writer = world.join("writer");
+    open(&mut world, &writer, "a");
+    let editor = Editor::new(1);
+    editor.append("body", "missing");
+    let answer = sent(&mut world, &writer, "a", &editor.append("body", "pending"));
+    assert_eq!(code(&answer), None, "{answer:?}");
+    let encodings = |world: &World| world.metric("meshagent_state_encodings_total");
+    let before = encodings(&world);
+    for _ in 0..10 {
+        let value = json!({ "body": {} });
+        let patch = json!([{ "op": "add", "path": "/document/content/-", "value": value }]);
+        let input = json!({ "path": "a.document", "patch": patch });
+        let answer = world.call(&writer, "sync", "patch", input);
+        assert_eq!(code(&answer), None, "{answer:?}");
+    }
+    assert_eq!(encodings(&world), before);
+    assert!(world.room.documents.iter().all(|one| one.replica.has_gap()));
 }

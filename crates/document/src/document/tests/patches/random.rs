@@ -491,32 +491,17 @@ fn assert_bounded(document: &MeshDocument, patch: &Value, context: &str) {
     let mut copy = MeshDocument::new(document.schema().clone(), 77);
     copy.apply_update(&document.encode_state()).unwrap();
     let before = copy.encode_state();
-    // The least bound within which the patch is applied.
-    let (mut low, mut high) = (0, 1 << 24);
-    while low < high {
-        let middle = usize::midpoint(low, high);
-        let within = copy.check_patch_within(patch, middle, &mut counter_from("b"));
-        let Ok(within) = within else {
-            return;
-        };
-        match within {
-            Some(_) => high = middle,
-            None => low = middle + 1,
-        }
-    }
-    if low > 0 {
-        let within = copy.apply_patch_within(patch, low - 1, &mut counter_from("b"));
-        assert_eq!(within.unwrap(), None, "{context}");
-        assert_eq!(copy.encode_state(), before, "{context}");
-    }
-    if low == 1 << 24 {
+    let Ok(plan) = copy.plan_patch(patch, &mut counter_from("b")) else {
+        return;
+    };
+    assert_eq!(copy.encode_state(), before, "{context}");
+    let (bound, added) = (plan.bound().bytes, plan.bound().added);
+    if bound == usize::MAX {
         return;
     }
-    let applied = copy.apply_patch_within(patch, low, &mut counter_from("b"));
-    let steps = applied
-        .unwrap()
-        .expect("the patch is within the bound")
-        .steps;
+    let steps = copy.apply_plan(plan).steps;
+    let is_added = steps.iter().any(|step| !step.operations.is_empty());
+    assert!(!is_added || added > 0, "{context}");
     let bytes: usize = steps.iter().map(|step| step.update.len()).sum();
-    assert!(bytes <= low, "{bytes} bytes, bound {low}: {context}");
+    assert!(bytes <= bound, "{bytes} bytes, bound {bound}: {context}");
 }

@@ -1,0 +1,78 @@
+//! The memory that an update will take, estimated before it is applied.
+
+use serde_json::json;
+
+use super::document;
+use crate::document::{Edit, MeshDocument, TextPosition};
+use crate::engine::ITEM_BYTES;
+use crate::test;
+use crate::update::scan::Scan;
+
+/// A document with a text of 10,000 characters, and a second replica of it.
+fn replicas() -> [MeshDocument; 2] {
+    let [mut ours, mut theirs] = [1, 2].map(document);
+    let delta = json!([{ "insert": "文".repeat(10_000) }]);
+    let text = json!({ "text": { "$id": "t", "children": [{ "text": { "delta": delta } }] } });
+    let json = json!({ "doc": { "title": "T", "children": [text] } });
+    ours.insert_json(&json, &mut || "x".to_owned()).unwrap();
+    theirs.apply_update(&ours.encode_state()).unwrap();
+    [ours, theirs]
+}
+
+/// The number of runs of operations.
+fn runs(document: &MeshDocument) -> usize {
+    let state = document.encode_state();
+    Scan::read(&state).unwrap().structs.len()
+}
+
+fn delete(from: usize, to: usize) -> Edit {
+    let at = TextPosition::Utf16;
+    let (id, from, to) = ("t".to_owned(), at(from), at(to));
+    Edit::DeleteText { id, from, to }
+}
+
+fn insert(at: usize) -> Edit {
+    Edit::InsertText {
+        id: "t".to_owned(),
+        at: TextPosition::Utf16(at),
+        text: "字".to_owned(),
+        attributes: None,
+    }
+}
+
+#[test]
+fn estimate_covers_the_runs_that_an_update_adds() {
+    let deletions: Vec<Edit> = (0..1_000).map(|n| delete(1 + n * 8, 2 + n * 8)).collect();
+    let insertions: Vec<Edit> = (0..1_000).map(|n| insert(1 + n * 9)).collect();
+    for edits in [deletions, insertions] {
+        let [mut ours, mut theirs] = replicas();
+        let update = theirs.edit(&edits, &mut String::new).unwrap().unwrap();
+        let inspection = ours.inspect(&update).unwrap();
+        let before = runs(&ours);
+        ours.apply_update(&update).unwrap();
+        let added = (runs(&ours) - before) * ITEM_BYTES;
+        assert!(added >= 1_900 * ITEM_BYTES);
+        let growth = added..added + added / 4;
+        assert!(
+            growth.contains(&inspection.growth),
+            "{inspection:?}, {added}"
+        );
+
+        // The same text and the same edit in one update.
+        let ([written, _], fresh) = (replicas(), document(3));
+        let whole = crate::merge_updates(&[&written.encode_state(), &update]).unwrap();
+        let inspection = fresh.inspect(&whole).unwrap();
+        assert!(inspection.growth >= added, "{inspection:?}, {added}");
+        // In the encoded state everything is split already.
+        let inspection = fresh.inspect(&ours.encode_state()).unwrap();
+        assert_eq!(inspection.splits, 0);
+    }
+}
+
+#[test]
+fn deletion_of_whole_runs_takes_no_memory() {
+    let [ours, mut theirs] = replicas();
+    let update = theirs.edit(&[delete(0, 10_000)], &mut String::new).unwrap();
+    let inspection = ours.inspect(&update.unwrap()).unwrap();
+    assert_eq!((inspection.growth, inspection.splits), (0, 0));
+}
