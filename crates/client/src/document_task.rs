@@ -1,6 +1,7 @@
 //! The task of an open document: exchanges updates between its replica and the server, across
 //! reconnects.
 
+mod client_ids;
 mod conflicts;
 mod intake;
 
@@ -14,9 +15,9 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use self::client_ids::{ClientIds, new_client_id};
 pub(crate) use self::conflicts::{CONFLICT_PATIENCE, Conflicts};
-pub(crate) use self::intake::Beginning;
-pub(crate) use self::intake::Gap;
+pub(crate) use self::intake::{Beginning, Gap};
 use self::intake::{StartOver, Work};
 use crate::backoff::{self, Backoff};
 use crate::connection::{CallError, Connection};
@@ -296,7 +297,8 @@ impl DocumentTask {
         }
         let unsaved = state.replica.kept();
         let kept = if state.is_journaled() {
-            "is in the journal, and is handed over when another document was created there and is opened here"
+            "is in the journal, and is handed over when another document was created there and is \
+             opened here"
         } else {
             "can be read from it as long as it is not closed"
         };
@@ -564,41 +566,6 @@ fn may_pass(code: Option<i64>) -> bool {
         )
     };
     code.is_none_or(may_pass)
-}
-
-/// A source of client ids that no other replica uses.
-#[derive(Debug)]
-pub(crate) enum ClientIds {
-    Random,
-    /// The next id, then its successors.
-    #[cfg(feature = "simulation")]
-    From(u64),
-}
-
-impl ClientIds {
-    pub(crate) fn next(&mut self) -> u64 {
-        match self {
-            Self::Random => new_client_id(),
-            #[cfg(feature = "simulation")]
-            Self::From(next) => {
-                *next += 1;
-                *next - 1
-            }
-        }
-    }
-
-    /// Changes the client id if another replica writes under it.
-    pub(crate) fn renew(&mut self, replica: &mut Replica) {
-        if replica.document().is_client_id_shared() {
-            replica.document_mut().set_client_id(self.next());
-        }
-    }
-}
-
-/// A random client id. It has 32 bits, because published Python programs read no more.
-pub(crate) fn new_client_id() -> u64 {
-    let (high, low) = uuid::Uuid::new_v4().as_u64_pair();
-    ((high ^ low) & u64::from(u32::MAX)).max(1)
 }
 
 /// How long the server may take to close a call.

@@ -31,7 +31,8 @@ pub enum JournalError {
     /// The file is damaged and was set aside as a whole. Opening the document again reads it from
     /// the server.
     #[error(
-        "the document's journal is damaged ({reason}); it was kept as {}, open the document again to read it from the server",
+        "the document's journal is damaged ({reason}); it was kept as {}, open the document again \
+         to read it from the server",
         kept.display()
     )]
     Damaged {

@@ -178,7 +178,8 @@ impl Refusal {
     pub(crate) fn overwritten() -> Self {
         Self {
             code: Some(ErrorCode::Conflict.number()),
-            text: "another program wrote under the client id of this edit, and what the server has there is deleted"
+            text: "another program wrote under the client id of this edit, and what the server \
+                   has there is deleted"
                 .to_owned(),
         }
     }

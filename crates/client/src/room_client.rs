@@ -879,7 +879,8 @@ impl RoomBuilder {
         };
         let project = self.project.or_else(|| credentials.project());
         if project.is_none() && self.offline.is_some() {
-            let missing = "there is no project: give its id, by which journals are kept before there is a token";
+            let missing = "there is no project: give its id, by which journals are kept before \
+                           there is a token";
             return Err(ConnectError::Setting(missing.to_owned()));
         }
         let journal_room = RoomKey {

@@ -51,7 +51,8 @@ pub(crate) fn admit(message: &Message, scope: &ApiScope, limits: &Limits) -> Adm
     let max = limits.max_json_bytes;
     if outline.parsed_bytes > max && !is_small {
         let text = format!(
-            "the message's JSON takes up to {} bytes in memory, {max} are allowed; send less at once",
+            "the message's JSON takes up to {} bytes in memory, {max} are allowed; send less at \
+             once",
             outline.parsed_bytes
         );
         return refused(ErrorCode::InvalidRequest, text);

@@ -443,7 +443,8 @@ impl Intake<'_> {
                 Ok(Some(Event::Close)) => return Some(End::Closed),
                 Ok(None) => break,
                 Err(violation) => {
-                    tracing::info!(%violation, "a client sent what no WebSocket may; connection dropped");
+                    tracing::info!(%violation, "a client sent what no WebSocket may; connection \
+                                                dropped");
                     return Some(End::Lost);
                 }
             }

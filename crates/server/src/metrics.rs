@@ -207,7 +207,8 @@ impl Metrics {
         let shared_bytes = gauge(
             &mut registry,
             "shared_bytes",
-            "Bytes of encoded states and changes that are alive, however many connections share them",
+            "Bytes of encoded states and changes that are alive, however many connections share \
+             them",
         );
         let stored_documents = gauge(&mut registry, "stored_documents", "Documents in the store");
         let streams = gauge(&mut registry, "streams", "Streamed calls that are open");
@@ -234,12 +235,14 @@ impl Metrics {
         let wal_bytes = gauge(
             &mut registry,
             "wal_bytes",
-            "Bytes of the store's log, which grows while something holds the database open for reading",
+            "Bytes of the store's log, which grows while something holds the database open for \
+             reading",
         );
         let update_conflicts = counter(
             &mut registry,
             "update_conflicts",
-            "Updates refused because they name operations that are others here, or use another participant's client id",
+            "Updates refused because they name operations that are others here, or use another \
+             participant's client id",
         );
         let clients_ahead = counter(
             &mut registry,
@@ -249,7 +252,8 @@ impl Metrics {
         let erased_operations = counter(
             &mut registry,
             "erased_operations",
-            "Operations that came with content and are deleted here, so that it was neither kept nor compared",
+            "Operations that came with content and are deleted here, so that it was neither kept \
+             nor compared",
         );
         let updates_by_outcome = Family::<OutcomeLabel, Counter>::default();
         registry.register(

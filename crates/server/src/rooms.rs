@@ -400,7 +400,8 @@ impl RoomTask {
                 Some(fetched) = self.fetches.join_next() => match fetched {
                     Ok((number, brought)) => {
                         if let Err(error) = &brought.result {
-                            tracing::error!(error = %with_causes(error), "a read from the store failed");
+                            tracing::error!(error = %with_causes(error), "a read from the store \
+                                                                          failed");
                         }
                         self.room.fetched(number, brought);
                     }

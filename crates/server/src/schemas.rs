@@ -97,7 +97,8 @@ pub(crate) enum InvalidSchema {
 /// The schemas in memory have reached their bound.
 #[derive(Debug, PartialEq, thiserror::Error)]
 #[error(
-    "the schemas of open documents are limited to {limit} bytes of memory; close documents with large schemas, or try again later"
+    "the schemas of open documents are limited to {limit} bytes of memory; close documents with \
+     large schemas, or try again later"
 )]
 pub(crate) struct TooManySchemas {
     limit: usize,

@@ -320,7 +320,7 @@ impl Shared {
     /// An opening has ended. Returns whether there is none left.
     pub(super) fn count_ended(&self) -> bool {
         if self.is_inside() {
-            // A closure drops what it owns. Whoever called it has another opening.
+            // A closure drops what it owns. The caller of the closure has another opening.
             self.ended_inside.fetch_add(1, Ordering::Relaxed);
             return false;
         }

@@ -508,6 +508,7 @@ pub(crate) fn utf16_length(text: &str) -> usize {
 #[cfg(test)]
 mod tests {
     use super::utf16_length;
+    use crate::test;
 
     #[test]
     fn utf16_lengths_are_those_of_the_encoded_text() {

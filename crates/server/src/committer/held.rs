@@ -75,7 +75,8 @@ impl Held {
         let freed = catch_unwind(AssertUnwindSafe(|| store.free_some()))
             .unwrap_or_else(|_| Err(StoreError::Unavailable("the store panicked".into())));
         if let Err(error) = &freed {
-            tracing::warn!(error = %with_causes(error), "space of what was deleted can't be freed now");
+            tracing::warn!(error = %with_causes(error), "space of what was deleted can't be freed \
+                                                         now");
         }
         // After a failure it is tried again when the store's maintenance has run.
         self.frees = matches!(freed, Ok(false));
@@ -114,7 +115,8 @@ impl Held {
                 };
                 tracing::warn!(
                     why,
-                    "a deletion was answered although remains are in the store's log; they go when that is emptied"
+                    "a deletion was answered although remains are in the store's log; they go \
+                     when that is emptied"
                 );
             }
             let _ = answer.done.send(answer.outcome);

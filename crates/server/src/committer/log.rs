@@ -23,7 +23,8 @@ impl Log {
         if bytes >= LONG_LOG.max(self.warned_at.saturating_mul(2)) {
             tracing::warn!(
                 bytes,
-                "the store's log grows: something holds the database open for reading, such as a backup that does not end"
+                "the store's log grows: something holds the database open for reading, such as a \
+                 backup that does not end"
             );
             self.warned_at = bytes;
         } else if bytes < LONG_LOG {

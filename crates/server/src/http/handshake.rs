@@ -87,7 +87,8 @@ fn upgrade(
         .or_else(|| offered.map(|offered| offered[SUBPROTOCOL.len()..].to_owned()))
         .ok_or_else(|| {
             HttpRefusal::forbidden(
-                "no token: send Authorization: Bearer <jwt>, ?token=<jwt> or the subprotocol meshagent-room.<jwt>",
+                "no token: send Authorization: Bearer <jwt>, ?token=<jwt> or the subprotocol \
+                 meshagent-room.<jwt>",
             )
         })?;
     let participant = verify(app, &token, room.as_ref())?;

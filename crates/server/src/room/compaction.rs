@@ -251,7 +251,8 @@ impl Room {
             Ok(state) => state,
             Err(error) => {
                 // A snapshot without the pending updates would lose edits.
-                tracing::warn!(%error, path = &*document.path, "no snapshot: the waiting updates do not merge");
+                tracing::warn!(%error, path = &*document.path, "no snapshot: the waiting updates \
+                                                                do not merge");
                 return;
             }
         };

@@ -271,7 +271,8 @@ impl Document {
             .to_json_within(asked.include_ids, max_bytes, memory);
         let json = json.ok_or_else(|| {
             let text = format!(
-                "too large: the document's JSON has more than {max_bytes} bytes, or too many values; open the document instead"
+                "too large: the document's JSON has more than {max_bytes} bytes, or too many \
+                 values; open the document instead"
             );
             Refusal::invalid(text)
         })?;

@@ -124,7 +124,8 @@ impl Room {
         let max = self.config.limits.max_list_entries;
         if entries.len() > max {
             let text = format!(
-                "{folder:?} has more than {max} entries, which is all that is listed at once; keep them in folders"
+                "{folder:?} has more than {max} entries, which is all that is listed at once; \
+                 keep them in folders"
             );
             return self.refuse(request, Refusal::invalid(text));
         }

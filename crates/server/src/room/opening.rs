@@ -351,7 +351,8 @@ impl Room {
     /// Builds a document from its snapshot and the updates after it.
     fn replay(&mut self, path: &str, stored: &StoredDocument) -> Result<Document, Refusal> {
         let damaged = |what: &dyn std::fmt::Display| {
-            tracing::error!(path, document = stored.document.0, %what, "stored document cannot be read");
+            tracing::error!(path, document = stored.document.0, %what, "stored document cannot be \
+                                                                        read");
             Refusal::new(
                 ErrorCode::OperationFailed,
                 format!("the stored document {path:?} cannot be read: {what}"),

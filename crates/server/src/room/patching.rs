@@ -282,7 +282,8 @@ fn take_step(replica: &mut MeshDocument, update: &[u8]) -> Result<(Applied, Byte
 
 fn moved_on(version: &str) -> Refusal {
     let text = format!(
-        "the document has moved on, its version is {version:?} now; read it again and make the patch for that"
+        "the document has moved on, its version is {version:?} now; read it again and make the \
+         patch for that"
     );
     Refusal::new(ErrorCode::Conflict, text)
 }

@@ -63,7 +63,8 @@ impl Room {
             },
             WholeFile::TooLarge(bytes) => {
                 let text = format!(
-                    "{file}: a schema's file may have {MAX_SCHEMA_FILE_BYTES} bytes at most, and it has {bytes}"
+                    "{file}: a schema's file may have {MAX_SCHEMA_FILE_BYTES} bytes at most, and \
+                     it has {bytes}"
                 );
                 self.creation_failed(path, creator, Refusal::invalid(text));
             }
@@ -102,7 +103,8 @@ impl Room {
         let Some(json) = creator.json() else {
             let text = match file {
                 Some(file) => format!(
-                    "no schema for {path:?}: upload one as {file:?}, or send a schema or initial JSON"
+                    "no schema for {path:?}: upload one as {file:?}, or send a schema or initial \
+                     JSON"
                 ),
                 None => format!(
                     "no schema for {path:?}: it has no extension, so no .schemas/<extension>.json can be used; \

@@ -298,7 +298,8 @@ impl Room {
         let name = &participant.name;
         if let Some((client, clock)) = inspection.conflict {
             self.metrics.update_conflicts.inc();
-            tracing::warn!(path, participant = ?name, client, clock, "an operation is another one here; update refused");
+            tracing::warn!(path, participant = ?name, client, clock, "an operation is another one \
+                                                                      here; update refused");
             let text = format!(
                 "operation {clock} of client {client} is not the one that the document has under that name; \
                  nothing of the update is kept. Open the document again in a new replica, and make the change there"
@@ -321,7 +322,8 @@ impl Room {
             return Ok(());
         };
         self.metrics.update_conflicts.inc();
-        tracing::warn!(path, participant = ?name, client, "somebody else writes with this client id; update refused");
+        tracing::warn!(path, participant = ?name, client, "somebody else writes with this client \
+                                                           id; update refused");
         let text = format!(
             "somebody else writes with client id {client} now; nothing of the update is kept. \
              Open the document again in a new replica, and make the change there"
@@ -359,7 +361,8 @@ impl Room {
         let pending = document.replica.pending_bytes() + inspection.waiting;
         if kind == UpdateKind::Gap && pending > max_pending {
             let text = format!(
-                "more than {max_pending} bytes wait for operations that never came; open the document again and send what it lacks first"
+                "more than {max_pending} bytes wait for operations that never came; open the \
+                 document again and send what it lacks first"
             );
             let refusal = Refusal::new(ErrorCode::Conflict, text);
             return self.refuse_for_now(request, id, stream, refusal);
@@ -391,7 +394,8 @@ impl Room {
                 Ok(update) => (update, repair.violations),
                 Err(error) => {
                     // The replica contains what must never be visible.
-                    tracing::error!(%error, path = &*document.path, "a repair does not merge with what it repairs");
+                    tracing::error!(%error, path = &*document.path, "a repair does not merge with \
+                                                                     what it repairs");
                     let text = "the document is being read again; try again";
                     let refusal = Refusal::new(ErrorCode::OperationFailed, text);
                     let from = document.head + 1;
@@ -426,7 +430,8 @@ impl Room {
             self.metrics.count_update(UpdateOutcome::Gap);
             let mut notice = json!({
                 "pending": true,
-                "message": "the update builds on operations that are missing here; it is kept and applied when they arrive",
+                "message": "the update builds on operations that are missing here; it is kept and \
+                            applied when they arrive",
             });
             // The charge for the vector goes with the write.
             self.held
@@ -475,8 +480,16 @@ impl Room {
         if let Some(first) = violations.iter().find(is_lost) {
             let unlisted = violations.total() - violations.iter().count();
             self.note_lost(id, stream, lost + unlisted, || {
-                let Violation { pointer, expected, found, .. } = first;
-                format!("the schema does not allow what was at {pointer:?}: expected {expected}, found {found}")
+                let Violation {
+                    pointer,
+                    expected,
+                    found,
+                    ..
+                } = first;
+                format!(
+                    "the schema does not allow what was at {pointer:?}: expected {expected}, \
+                         found {found}"
+                )
             });
         }
         if tells_gap {
@@ -496,7 +509,9 @@ impl Room {
             return;
         };
         self.metrics.clients_ahead.inc();
-        tracing::warn!(path, participant = ?participant.name, operations, "a client has operations that the server lacks");
+        tracing::warn!(path, participant = ?participant.name, operations, "a client has \
+                                                                           operations that the \
+                                                                           server lacks");
         self.send(
             conn,
             ServerToClient::RoomStatus {
@@ -638,7 +653,8 @@ impl Room {
 pub(super) fn told_vector(notice: &mut Value, replica: &MeshDocument) -> usize {
     if replica.clocks().take(TOLD_CLIENTS + 1).count() > TOLD_CLIENTS {
         notice["message"] = format!(
-            "{}; more than {TOLD_CLIENTS} clients wrote the document, so its state vector is not listed: send the whole state",
+            "{}; more than {TOLD_CLIENTS} clients wrote the document, so its state vector is not \
+             listed: send the whole state",
             notice["message"].as_str().unwrap_or_default()
         )
         .into();
@@ -731,7 +747,8 @@ fn repeats_children(schema: &MeshSchema, pointer: &str) -> bool {
 fn unlike_sent(inspection: &Inspection) -> Content {
     const DELETED: &str =
         "some of the operations are deleted here, so that what they held was not kept or compared";
-    const HALVES: &str = "some of the operations are halves of characters, or were typed behind one, and are kept as they came first; half a character is kept as U+FFFD";
+    const HALVES: &str = "some of the operations are halves of characters, or were typed behind \
+                          one, and are kept as they came first; half a character is kept as U+FFFD";
     let (deleted, halves) = (inspection.erased, inspection.halves);
     let mut notice = match (deleted, halves) {
         (0, 0) => return Content::Empty,

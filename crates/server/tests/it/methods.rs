@@ -325,7 +325,8 @@ const ROWS: &[Row] = &[
     },
     Row {
         method: "open",
-        says: "Calling `open` multiple times for the same path returns the same underlying document.",
+        says: "Calling `open` multiple times for the same path returns the same underlying \
+               document.",
         shown: |scene| {
             Box::pin(async move {
                 let sync = scene.ann.sync();
@@ -404,7 +405,8 @@ const ROWS: &[Row] = &[
     },
     Row {
         method: "close",
-        says: "Only when all references are closed (via `close()`) will the client actually disconnect.",
+        says: "Only when all references are closed (via `close()`) will the client actually \
+               disconnect.",
         shown: |scene| {
             Box::pin(async move {
                 let sync = scene.ann.sync();
@@ -486,7 +488,8 @@ const ROWS: &[Row] = &[
     },
     Row {
         method: "sync",
-        says: "You rarely need to call `sync()` manually: local changes are queued, and sent asynchronously.",
+        says: "You rarely need to call `sync()` manually: local changes are queued, and sent \
+               asynchronously.",
         shown: |scene| {
             Box::pin(async move {
                 let (here, there) = both(&scene, "a.document").await;
@@ -527,7 +530,8 @@ const ROWS: &[Row] = &[
     },
     Row {
         method: "create",
-        says: "If a request fails, the `RoomClient` may throw an error: for want of the `sync` grant.",
+        says: "If a request fails, the `RoomClient` may throw an error: for want of the `sync` \
+               grant.",
         shown: |scene| {
             Box::pin(async move {
                 let guest = without_grant(&scene.server).await;
@@ -539,7 +543,8 @@ const ROWS: &[Row] = &[
     },
     Row {
         method: "describe",
-        says: "If a request fails, the `RoomClient` may throw an error: for want of the `sync` grant.",
+        says: "If a request fails, the `RoomClient` may throw an error: for want of the `sync` \
+               grant.",
         shown: |scene| {
             Box::pin(async move {
                 let sync = scene.ann.sync();
@@ -551,7 +556,8 @@ const ROWS: &[Row] = &[
     },
     Row {
         method: "open",
-        says: "If a request fails, the `RoomClient` may throw an error: for want of the `sync` grant.",
+        says: "If a request fails, the `RoomClient` may throw an error: for want of the `sync` \
+               grant.",
         shown: |scene| {
             Box::pin(async move {
                 let sync = scene.ann.sync();

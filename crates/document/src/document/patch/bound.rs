@@ -1,5 +1,5 @@
-//! Upper bounds for the size of edits as updates and in memory, computed before they are applied, at
-//! a cost proportional to the edits.
+//! Upper bounds for the size of edits as updates and in memory. They are computed before the edits
+//! are applied, at a cost proportional to the edits.
 
 use std::collections::HashSet;
 
@@ -140,7 +140,7 @@ impl MeshDocument {
                         formatted.insert(id);
                     }
                     let bytes = text.len() + attributes.as_ref().map_or(0, members_bytes);
-                    let marks = formats.map_or(0, |formats| marks_memory(formats));
+                    let marks = formats.map_or(0, marks_memory);
                     let one = Taken {
                         bytes: grown(bytes),
                         added: 2 * ITEM_BYTES + text.len() + marks,
