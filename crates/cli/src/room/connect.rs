@@ -9,6 +9,7 @@ use clap::{Args, ValueEnum};
 use meshagent_protocol::{ApiScope, Role, RoomName, parse_json};
 
 use crate::failure::{Failure, USAGE};
+use crate::output::terminal;
 use crate::scope;
 use crate::settings::{self, ProjectArgs};
 use crate::token::token;
@@ -157,7 +158,9 @@ fn api_scope(text: &str) -> Result<ApiScope, String> {
             let expected =
                 "expected userDefault, agentDefault, full, or an api scope as a JSON object";
             let value = parse_json(json.as_bytes()).map_err(|_| expected.to_owned())?;
-            scope::parse(&value, "").map_err(|error| format!("{expected}: {error}"))
+            let scope = scope::parse(&value, "");
+            // The text has names of the JSON, decoded.
+            scope.map_err(|error| format!("{expected}: {}", terminal::one_line(&error.to_string())))
         }
     }
 }

@@ -19,6 +19,9 @@ use crate::{KEY, meshagent, run};
 /// the direction, and forges a line.
 const BAD: &str =
     "\u{1b}]0;owned\u{7}\u{1b}[31m\u{9b}2J\u{7f}\u{8}\u{202e}\u{2066}\r\nhint: run this\u{2028}";
+/// An api scope whose JSON escapes the controls, so that they are in the decoded text only.
+const SCOPE: &str = r#"{"\u001b]0;owned\u0007\u001b[2J\u202e\nhint: run this": {}}"#;
+
 /// Hostile text in paths, which may contain direction controls only.
 const PATH: &str = "b\u{f6}se\u{202e}nalp";
 const FILE: &str = "ordner\u{2066}/datei\u{202e}gpj.txt";
@@ -265,6 +268,7 @@ fn commands_escape_hostile_names_and_content() {
         vec!["token", "--input", BAD],
         vec!["room", "connect", "--room", "r", "--", BAD],
         vec!["room", "connect", "--room", BAD, "--", "true"],
+        vec!["room", "connect", "--room", "r", "--meshagent-token", SCOPE],
         vec!["room", "sync", "get", "x", "--room", BAD],
         vec!["serve", "--listen", BAD],
         vec!["serve", "--log", BAD],
