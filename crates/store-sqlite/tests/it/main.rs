@@ -17,6 +17,7 @@ mod damage;
 mod damaged_wal;
 mod directory;
 mod erase;
+mod erased_keys;
 mod folders;
 mod format;
 mod freeing;
