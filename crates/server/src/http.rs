@@ -21,8 +21,9 @@ use hyper::header::{
     CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_SECURITY_POLICY, CONTENT_TYPE, EXPECT,
     X_CONTENT_TYPE_OPTIONS,
 };
-use hyper::{HeaderMap, Request, StatusCode};
+use hyper::{HeaderMap, Method, Request, StatusCode};
 use meshagent_protocol::{ApiKey, ApiScope, Grant, ParticipantToken, RoomName, TokenVerifier};
+use meshagent_store::StoreError;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 use serde_json::json;
@@ -30,10 +31,11 @@ use subtle::ConstantTimeEq as _;
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
-use self::file::FileBody;
+use self::file::{FileBody, Interrupted, LinkedFile};
 pub(crate) use self::stream::HttpStream;
 use crate::committer::{Committer, with_causes};
 use crate::connection::Shared;
+use crate::fair::FairTurns;
 use crate::health::Obstacle;
 use crate::rooms::{now, unix_seconds};
 use crate::signer::{SignedQuery, UrlSigner};
@@ -59,8 +61,8 @@ pub(crate) struct App {
     pub(crate) connections: TaskTracker,
     /// One permit for each WebSocket.
     pub(crate) sockets: Arc<Semaphore>,
-    /// One permit for each part of a file that is in memory for a peer with a link.
-    pub(crate) parts: Arc<Semaphore>,
+    /// One turn for each part of a file that is in memory for a peer with a link.
+    pub(crate) parts: Arc<FairTurns>,
 }
 
 impl App {
@@ -324,6 +326,7 @@ async fn pass_over(mut body: Body) {
 /// Serves a file to the holder of a link from `download_url`.
 async fn download(
     State(app): State<Arc<App>>,
+    method: Method,
     room: Result<Path<String>, PathRejection>,
     query: Result<Query<SignedQuery>, QueryRejection>,
 ) -> Result<Response, HttpRefusal> {
@@ -340,21 +343,27 @@ async fn download(
             "the link is not valid, or no longer; ask for a new one",
         ));
     }
-    let opened = app.shared.rooms.open_file(room.clone(), query.path.clone());
-    let file = match opened.await {
-        Ok(Some(file)) => file,
-        Ok(None) => {
-            return Err(HttpRefusal::new(
-                StatusCode::NOT_FOUND,
-                "the file was deleted or moved",
-            ));
+    let linked = LinkedFile::new(room, query.path.clone());
+    let missing = || HttpRefusal::new(StatusCode::NOT_FOUND, "the file was deleted or moved");
+    let unreadable = |error: StoreError| {
+        tracing::error!(error = %with_causes(&error), "file not read");
+        HttpRefusal::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "storage failed; try again later",
+        )
+    };
+    let (file, body) = loop {
+        let opened = linked.open(&app).await.map_err(unreadable)?;
+        let file = opened.ok_or_else(missing)?;
+        let mut body = FileBody::new(Arc::clone(&app), linked.clone(), &file);
+        if method == Method::HEAD {
+            break (file, body);
         }
-        Err(error) => {
-            tracing::error!(error = %with_causes(&error), "file not read");
-            return Err(HttpRefusal::new(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "storage failed; try again later",
-            ));
+        match body.begin().await {
+            Ok(()) => break (file, body),
+            // It was replaced, moved or deleted since it was opened.
+            Err(Interrupted::Changed) => {}
+            Err(Interrupted::Store(error)) => return Err(unreadable(error)),
         }
     };
     let name = query.path.rsplit('/').next().unwrap_or("file");
@@ -367,7 +376,6 @@ async fn download(
         "{disposition}; filename*=UTF-8''{}",
         utf8_percent_encode(name, NON_ALPHANUMERIC)
     );
-    let body = FileBody::new(Arc::clone(&app), room, query.path, &file);
     Ok((
         [
             (CONTENT_TYPE, file.mime_type),

@@ -26,6 +26,7 @@ mod budget;
 mod committer;
 mod config;
 mod connection;
+mod fair;
 mod gather;
 mod health;
 mod http;

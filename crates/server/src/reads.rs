@@ -21,15 +21,15 @@ use meshagent_ledger::Charge;
 use meshagent_store::StoreError;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use crate::fair::{FairTurn, FairTurns};
 use crate::room::FetchResult;
 
 /// Concurrent reads of all rooms together; more wait for their turn.
 const READS: usize = 16;
 /// Concurrent lists of folders, which may be long.
 const LISTS: usize = 4;
-/// Upper bound on files opened concurrently, each of which the store reads completely. Unless there
-/// is only one core, one core remains for other work.
-const MAX_FILES: usize = 4;
+/// Files opened concurrently for rooms. That takes long only if the disk does.
+const FILES: usize = 4;
 /// Reads of one room that are queued, running or unhandled.
 const ROOM_READS: usize = 4;
 
@@ -62,6 +62,8 @@ pub(crate) struct Reads {
     all: Arc<Semaphore>,
     files: Arc<Semaphore>,
     lists: Arc<Semaphore>,
+    /// For holders of links to files, who are in no room; the links take turns.
+    links: Arc<FairTurns>,
     unhandled: Unfilled,
     /// The bound on unhandled bytes of one room.
     room_bytes: usize,
@@ -70,11 +72,11 @@ pub(crate) struct Reads {
 impl Reads {
     /// Creates the queues of a server that may hold `max_held_bytes` for its peers.
     pub(crate) fn new(max_held_bytes: usize) -> Self {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
         Self {
             all: Arc::new(Semaphore::new(READS)),
-            files: Arc::new(Semaphore::new(cores.saturating_sub(1).clamp(1, MAX_FILES))),
+            files: Arc::new(Semaphore::new(FILES)),
             lists: Arc::new(Semaphore::new(LISTS)),
+            links: Arc::new(FairTurns::new(ROOM_READS)),
             unhandled: Unfilled::new(max_held_bytes / UNHANDLED_PART),
             room_bytes: max_held_bytes / ROOM_PART,
         }
@@ -98,6 +100,19 @@ impl Reads {
         Turn {
             _permit: Arc::clone(&self.all).acquire_owned().await.ok(),
         }
+    }
+
+    /// Waits for a turn among the reads for links; [`Reads::turn`] follows it.
+    ///
+    /// # Cancel safety
+    /// See [`Reads::turn`].
+    pub(crate) async fn link_turn(&self, link: &Arc<str>) -> FairTurn {
+        self.links.turn(link).await
+    }
+
+    #[cfg(test)]
+    pub(crate) fn links_waiting(&self) -> usize {
+        self.links.waiting()
     }
 
     /// Waits for the common turn of a read that may take long; [`Reads::turn`] follows it.

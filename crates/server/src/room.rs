@@ -42,7 +42,7 @@ use meshagent_protocol::{
     MessageId, ServerToClient, SharedMessage, Sight, Tool, describe_tools,
 };
 use meshagent_store::{
-    Author, DocumentId, FileHead, FileVersion, RoomId, StoreError, StoredDocument, StoredFile,
+    Author, DocumentId, FileHead, FileReading, RoomId, StoreError, StoredDocument, StoredFile,
     Timestamp, Write,
 };
 use serde_json::{Map, Value};
@@ -122,8 +122,7 @@ pub(crate) enum Fetch {
     },
     FilePart {
         path: String,
-        version: FileVersion,
-        start: u64,
+        reading: FileReading,
         length: usize,
     },
     Stat {
@@ -142,7 +141,7 @@ pub(crate) enum FetchResult {
     Document(Option<StoredDocument>),
     File(WholeFile),
     OpenFile(Option<FileHead>),
-    FilePart(Option<Bytes>),
+    FilePart(Option<(Bytes, FileReading)>),
     Stat(Option<meshagent_store::Entry>),
     List(Option<Vec<meshagent_store::Entry>>),
 }

@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 use std::time::{Duration, Instant, SystemTime};
 
-use meshagent_store::{FileHead, RoomId, Store, StoreError, Timestamp};
+use meshagent_store::{RoomId, Store, StoreError, Timestamp};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -55,8 +55,6 @@ pub(crate) struct Rooms {
     committer: Committer,
     signer: UrlSigner,
     reads: Reads,
-    /// For holders of links to files, who are in no room.
-    links: RoomReads,
     lane: Lane,
     usage: Arc<Usage>,
     ids: Mutex<Ids>,
@@ -144,7 +142,6 @@ impl Rooms {
             store,
             committer,
             signer,
-            links: reads.for_room(),
             reads,
             lane: Lane::new(),
             usage: Arc::new(usage),
@@ -181,19 +178,23 @@ impl Rooms {
         .unwrap_or_else(|error| Err(StoreError::Unavailable(error.into())))
     }
 
-    /// Opens a file for a connection outside of any room. All of these together take turns with the
-    /// rooms.
+    /// Reads for the holder of a link to a file, who is in no room. The links take turns, and all of
+    /// them together take turns with the rooms.
     ///
     /// # Errors
-    /// If the store can't be read, or the file is damaged.
-    pub(crate) async fn open_file(
+    /// See [`Rooms::read`].
+    pub(crate) async fn read_for_link<T: Send + 'static>(
         &self,
-        room: RoomId,
-        path: String,
-    ) -> Result<Option<FileHead>, StoreError> {
-        let _place = self.links.long_place(Long::File).await;
-        let _turn = self.reads.long_turn(Long::File).await;
-        self.read(move |store| store.open_file(&room, &path)).await
+        link: &Arc<str>,
+        read: impl FnOnce(&dyn Store) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let turn = self.reads.link_turn(link).await;
+        let read = move |store: &dyn Store| {
+            // The turn lasts as long as the read, even if its result is no longer awaited.
+            let _turn = turn;
+            read(store)
+        };
+        self.read(read).await
     }
 
     /// The shared resources of all rooms.

@@ -18,6 +18,7 @@ use crate::budget::Rate;
 use crate::committer::Committer;
 use crate::config::Config;
 use crate::connection::{BURST, Shared};
+use crate::fair::FairTurns;
 use crate::http::{App, FILE_PARTS, HttpStream, router};
 use crate::ids::Ids;
 use crate::metrics::{Counted, Metrics};
@@ -108,7 +109,7 @@ impl Server {
             signer,
             connections: TaskTracker::new(),
             sockets,
-            parts: Arc::new(Semaphore::new(FILE_PARTS)),
+            parts: Arc::new(FairTurns::new(FILE_PARTS)),
         };
         Ok(Self {
             app: Arc::new(app),

@@ -54,7 +54,11 @@ impl Checksum {
 
     /// Returns the checksum as an integer of SQLite.
     pub(crate) fn finish(self) -> i64 {
-        i64::from(self.0.finalize())
+        i64::from(self.value())
+    }
+
+    pub(crate) fn value(self) -> u32 {
+        self.0.finalize()
     }
 }
 

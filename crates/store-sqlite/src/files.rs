@@ -1,25 +1,15 @@
 //! Reading files in parts, without holding the whole content in memory.
 
-use std::ops::ControlFlow;
-use std::time::{Duration, Instant};
-
 use bytes::Bytes;
-use meshagent_store::{FileHead, FileVersion, RoomId, StoreError};
+use meshagent_store::{FileHead, FileSum, FileVersion, RoomId, StoreError};
 use rusqlite::blob::Blob;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::checksum::Checksum;
-use crate::contents::{PART_BYTES, Stored};
+use crate::contents::Stored;
 use crate::error::store_error;
 use crate::read::room_row;
 use crate::seal::{Key, Kind};
-
-/// The duration of one read while a file is compared with its checksum. A longer one would hold the
-/// WAL longer: new reads wait for it when the WAL is to be emptied.
-const SLICE: Duration = Duration::from_millis(10);
-/// The number of times that a file may be replaced while it is compared, before the comparison
-/// takes place in one read.
-const MAX_RESTARTS: u32 = 4;
 
 /// The row of a file, without its content.
 struct Row {
@@ -123,75 +113,42 @@ impl Content<'_> {
     }
 }
 
-/// A file that is being opened: its content is compared with its checksum.
-#[derive(Default)]
-pub(crate) struct Opening {
-    /// The version of the content that was compared so far.
-    version: Option<FileVersion>,
-    checksum: Checksum,
-    start: usize,
-    restarts: u32,
-}
-
-impl Opening {
-    /// Compares the next part, and continues if there are more. Ends with `None` if the file does
-    /// not exist.
-    pub(crate) fn step(
-        &mut self,
-        connection: &Connection,
-        room: &RoomId,
-        path: &str,
-    ) -> Result<ControlFlow<Option<FileHead>>, StoreError> {
-        let Some(row) = Row::find(connection, room, path).map_err(store_error)? else {
-            return Ok(ControlFlow::Break(None));
+/// Opens a file; `None` if it does not exist. The cost is the same for each size, because content
+/// is compared with its checksum when it is read. Without content, the checksum is compared here.
+pub(crate) fn open_file(
+    connection: &Connection,
+    room: &RoomId,
+    path: &str,
+) -> Result<Option<FileHead>, StoreError> {
+    let find = || {
+        let Some(row) = Row::find(connection, room, path)? else {
+            return Ok(None);
         };
-        let Some(size) = self.compare(connection, &row).map_err(store_error)? else {
-            return Ok(ControlFlow::Continue(()));
-        };
-        let checksum = std::mem::take(&mut self.checksum);
-        if checksum.finish() != row.checksum {
-            return Err(StoreError::Corrupt {
-                document: None,
-                what: format!("the checksum of the file {path:?} in room {room} does not match"),
-            });
-        }
-        Ok(ControlFlow::Break(Some(FileHead {
-            size,
-            version: row.version(),
-            mime_type: row.mime_type,
-        })))
-    }
-
-    /// Compares content until the time is up; returns its size at the end.
-    fn compare(&mut self, connection: &Connection, row: &Row) -> rusqlite::Result<Option<u64>> {
-        let content = row.content(connection)?;
-        if self.version != Some(row.version()) {
-            self.restarts += u32::from(self.version.is_some());
-            self.version = Some(row.version());
-            self.start = 0;
-            self.checksum = Checksum::default()
-                .number(row.id)
-                .text(&row.mime_type)
-                .length(content.len());
-        }
-        let (started, end) = (Instant::now(), content.len());
-        let may_pause = self.restarts <= MAX_RESTARTS;
-        let mut part = vec![0; PART_BYTES.min(content.len())];
-        while self.start < end {
-            let length = part.len().min(end - self.start);
-            let read = content.read_at(self.start, &mut part[..length])?;
-            self.checksum = std::mem::take(&mut self.checksum).part(&part[..read]);
-            self.start += read;
-            if read < length {
-                // A part is missing, which the checksum will show.
-                break;
-            }
-            if may_pause && self.start < end && started.elapsed() >= SLICE {
-                return Ok(None);
-            }
-        }
-        Ok(Some(end as u64))
-    }
+        let size = row.content(connection)?.len();
+        Ok(Some((row, size)))
+    };
+    let Some((row, size)) = find().map_err(store_error)? else {
+        return Ok(None);
+    };
+    let so_far = Checksum::default()
+        .number(row.id)
+        .text(&row.mime_type)
+        .length(size)
+        .value();
+    let expected = u32::try_from(row.checksum).ok();
+    let expected = expected.filter(|expected| size > 0 || *expected == so_far);
+    let Some(expected) = expected else {
+        return Err(StoreError::Corrupt {
+            document: None,
+            what: format!("the checksum of the file {path:?} in room {room} does not match"),
+        });
+    };
+    Ok(Some(FileHead {
+        size: size as u64,
+        version: row.version(),
+        mime_type: row.mime_type,
+        sum: Some(FileSum { so_far, expected }),
+    }))
 }
 
 pub(crate) fn read_file_range(

@@ -14,6 +14,7 @@
 mod authors;
 mod checksum;
 mod contents;
+mod erased_keys;
 mod error;
 mod files;
 mod freeing;

@@ -112,8 +112,8 @@ pub(crate) const PROVENANCE: &str = "
     ) STRICT, WITHOUT ROWID;
 ";
 
-/// The key that seals an entry's content, see `seal.rs`. Rows are never removed; without their
-/// entry they refer to nothing.
+/// The key that seals an entry's content, see `seal.rs`. The row outlives its entry, see
+/// `erased_keys.rs`.
 pub(crate) const KEYS: &str = "
     CREATE TABLE keys (
         entry INTEGER PRIMARY KEY,

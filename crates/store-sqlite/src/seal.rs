@@ -5,8 +5,9 @@
 //! of rows that moved to its neighbours, free pages keep their old content, and so does the WAL.
 //! `PRAGMA secure_delete` leaves fewer copies, for more writes, but still some. So content is
 //! written under a key (`ChaCha20`, RFC 8439), and a deletion overwrites the key in place. Keys are
-//! in a table of their own, whose rows are only ever appended and overwritten in place: SQLite
-//! makes no second copy of such rows except in the WAL, which is emptied after a deletion.
+//! in a table of their own, whose rows are only appended and overwritten in place, until
+//! [erased ones](crate::erased_keys) are removed: SQLite makes no second copy of a key except in
+//! the WAL, which is emptied after a deletion.
 //!
 //! Sealing serves deletion only. It hides nothing from a reader of the file, because the keys are
 //! in it.
@@ -29,7 +30,7 @@ pub(crate) enum Kind {
     File = 3,
 }
 
-const KEY_BYTES: usize = 32;
+pub(crate) const KEY_BYTES: usize = 32;
 
 /// The key of an entry.
 pub(crate) struct Key([u8; KEY_BYTES]);

@@ -1,6 +1,5 @@
 //! The store: the writer behind a lock, the readers beside it, the lock on the directory.
 
-use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -13,7 +12,7 @@ use meshagent_store::{
 use rusqlite::Connection;
 use rusqlite::config::DbConfig;
 
-use crate::files::{self, Opening};
+use crate::files;
 use crate::identity::OpenFiles;
 use crate::open::{
     DATABASE_FILE, DirectoryLock, Found, LOCK_FILE, OpenError, Opened, Options, first_mark,
@@ -222,16 +221,8 @@ impl Store for SqliteStore {
     }
 
     fn open_file(&self, room: &RoomId, path: &str) -> Result<Option<FileHead>, StoreError> {
-        let mut opening = Opening::default();
-        // One short read for each part, so that a read does not delay others for long.
-        loop {
-            let step = self
-                .readers
-                .read(|transaction| opening.step(transaction, room, path))?;
-            if let ControlFlow::Break(head) = step {
-                return Ok(head);
-            }
-        }
+        self.readers
+            .read(|transaction| files::open_file(transaction, room, path))
     }
 
     fn read_file_range(

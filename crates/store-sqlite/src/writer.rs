@@ -19,6 +19,7 @@ use self::batch::{Batch, apply_all};
 use self::space::{Space, space_taken};
 use self::staging::StagedBatch;
 use crate::authors::Authors;
+use crate::erased_keys::Sweep;
 use crate::error::{concerns_one_write, is_out_of_space, store_error};
 use crate::freeing::{Garbage, Removal};
 use crate::identity::OpenFiles;
@@ -49,6 +50,8 @@ pub(crate) struct Writer {
     erase_pause: Duration,
     /// Objects to be freed whose rows are damaged, so that they can't be freed.
     damaged: HashSet<Garbage>,
+    /// The removal of the rows of erased keys.
+    sweep: Sweep,
     /// Batches that are being staged.
     staged_batches: Vec<StagedBatch>,
     /// The connection; `None` after a failure, until the next attempt.
@@ -146,6 +149,7 @@ impl Writer {
             erase_retry_at: None,
             erase_pause: Duration::ZERO,
             damaged: HashSet::new(),
+            sweep: Sweep::new(),
             staged_batches: Vec::new(),
             session: Some(session),
         };

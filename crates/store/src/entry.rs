@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 
+use crate::reading::FileSum;
 use crate::{Contribution, DocumentId, Seq, Timestamp};
 
 /// An entry of a folder.
@@ -89,6 +90,8 @@ pub struct FileHead {
     pub mime_type: String,
     /// The version of the content.
     pub version: FileVersion,
+    /// The checksum before the content is read; `None` if the store has none.
+    pub sum: Option<FileSum>,
 }
 
 /// A version of a file's content. The content that replaces it has another version, and so has

@@ -15,6 +15,7 @@ mod failing;
 mod id;
 mod memory;
 mod reach;
+mod reading;
 mod store;
 mod write;
 
@@ -30,6 +31,7 @@ pub use id::{DocumentId, RoomId, Seq, Timestamp};
 pub use memory::MemoryStore;
 pub use provenance::{Author, Contribution, OperationRange, ProvenanceRecord};
 pub use reach::{Kinds, Reach};
+pub use reading::{FileReading, FileSum};
 pub use store::{BoxError, Staging, Store, StoreError};
 pub use write::{
     MAX_TOUCHED_ENTRIES, MAX_TOUCHED_PATH_BYTES, MovedEntry, Removed, Touched, Write, WriteError,

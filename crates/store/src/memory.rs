@@ -148,6 +148,7 @@ impl Store for MemoryStore {
             size: file.data.len() as u64,
             mime_type: file.mime_type.clone(),
             version,
+            sum: None,
         }))
     }
 

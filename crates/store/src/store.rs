@@ -139,11 +139,11 @@ pub trait Store: Send + Sync + Debug {
     /// [`StoreError::Corrupt`] if the stored content differs from what was written.
     fn read_file(&self, room: &RoomId, path: &str) -> Result<Option<StoredFile>, StoreError>;
 
-    /// Opens the file at `path` for reading in parts; `None` if no file exists there. The store has
-    /// compared the whole content with its checksum, without holding all of it in memory.
+    /// Opens the file at `path` for reading in parts; `None` if no file exists there. No
+    /// content is read: [`FileReading`](crate::FileReading) compares it with its checksum.
     ///
     /// # Errors
-    /// [`StoreError::Corrupt`] if the stored content differs from what was written.
+    /// The store can't be read, or content that should be there is not.
     fn open_file(&self, room: &RoomId, path: &str) -> Result<Option<FileHead>, StoreError>;
 
     /// Reads at most `length` bytes from `start` on, of the version that [`Store::open_file`]

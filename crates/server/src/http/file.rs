@@ -7,14 +7,17 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
 use meshagent_ledger::{Account, Charge, Kind};
-use meshagent_store::{FileHead, FileVersion, RoomId, StoreError};
+use meshagent_store::{FileHead, FileReading, RoomId, Store, StoreError};
 use thiserror::Error;
 
 use super::App;
 use crate::committer::with_causes;
+use crate::fair::FairTurn;
 
 /// Bytes of a file that are in memory at a time, besides the kernel's buffers.
 const PART_BYTES: usize = 512 << 10;
+/// Bytes of the first part.
+const FIRST_BYTES: usize = 64 << 10;
 
 /// Why a response ends before its file does.
 #[derive(Debug, Error)]
@@ -25,59 +28,110 @@ pub(super) enum Interrupted {
     Store(#[source] StoreError),
 }
 
-type Reading = Pin<Box<dyn Future<Output = Result<Option<Bytes>, StoreError>> + Send>>;
+type Reading =
+    Pin<Box<dyn Future<Output = Result<Option<(Bytes, FileReading)>, StoreError>> + Send>>;
 
 /// The content of a file, with the read of its next part.
 pub(super) struct FileBody {
     app: Arc<App>,
-    room: RoomId,
-    path: String,
-    version: FileVersion,
-    /// The range that remains to be sent.
-    next: u64,
-    end: u64,
+    file: LinkedFile,
+    /// Cloned for each read, and replaced by its result.
+    position: FileReading,
+    /// The part that was read before the response.
+    first: Option<Bytes>,
     reading: Option<Reading>,
+    has_failed: bool,
     account: Arc<Account>,
 }
 
+/// A file that a link is for.
+#[derive(Clone)]
+pub(super) struct LinkedFile {
+    room: RoomId,
+    path: String,
+    /// The group of the link's reads, which take turns with those of other links.
+    link: Arc<str>,
+}
+
+impl LinkedFile {
+    pub(super) fn new(room: RoomId, path: String) -> Self {
+        // A room's name has no slash.
+        let link = format!("{}/{path}", room.room).into();
+        Self { room, path, link }
+    }
+
+    /// Opens the file, without reading any content.
+    pub(super) async fn open(&self, app: &App) -> Result<Option<FileHead>, StoreError> {
+        let file = self.clone();
+        let open = move |store: &dyn Store| store.open_file(&file.room, &file.path);
+        app.shared.rooms.read_for_link(&self.link, open).await
+    }
+}
+
 impl FileBody {
-    pub(super) fn new(app: Arc<App>, room: RoomId, path: String, head: &FileHead) -> Self {
+    pub(super) fn new(app: Arc<App>, file: LinkedFile, head: &FileHead) -> Self {
         let account = app.shared.rooms.usage().ledger().common();
         Self {
             app,
-            room,
-            path,
-            version: head.version,
-            next: 0,
-            end: head.size,
+            file,
+            position: FileReading::new(head),
+            first: None,
             reading: None,
+            has_failed: false,
             account,
         }
     }
 
-    fn read_next(&self) -> Reading {
+    /// Reads the first part. It is short, so that a request costs little if its peer leaves; and it
+    /// takes no place among the parts, so that a short file waits for no peer of another.
+    pub(super) async fn begin(&mut self) -> Result<(), Interrupted> {
+        if self.position.remaining() == 0 {
+            return Ok(());
+        }
+        match self.read_next(FIRST_BYTES, false).await {
+            Ok(Some((part, position))) => {
+                self.position = position;
+                self.first = Some(part);
+                Ok(())
+            }
+            Ok(None) => Err(Interrupted::Changed),
+            Err(error) => Err(Interrupted::Store(error)),
+        }
+    }
+
+    /// The bytes that are not in the response yet.
+    fn remaining(&self) -> u64 {
+        let first = self.first.as_ref().map_or(0, Bytes::len);
+        self.position.remaining() + first as u64
+    }
+
+    fn read_next(&self, bytes: usize, takes_place: bool) -> Reading {
         let app = Arc::clone(&self.app);
-        let (room, path, version) = (self.room.clone(), self.path.clone(), self.version);
+        let file = self.file.clone();
+        let mut position = self.position.clone();
         let account = Arc::clone(&self.account);
-        let start = self.next;
-        let left = usize::try_from(self.end - start).unwrap_or(PART_BYTES);
-        let length = left.min(PART_BYTES);
+        let length = usize::try_from(position.remaining()).map_or(bytes, |left| left.min(bytes));
         Box::pin(async move {
-            let wanted = app.shared.rooms.usage().ledger().want_part();
-            let place = Arc::clone(&app.parts).acquire_owned().await;
-            drop(wanted);
+            let place = if takes_place {
+                let _wanted = app.shared.rooms.usage().ledger().want_part();
+                Some(app.parts.turn(&file.link).await)
+            } else {
+                None
+            };
             let charge = account.charge(Kind::Download, length).await;
-            let part = app
-                .shared
-                .rooms
-                .read(move |store| store.read_file_range(&room, &path, version, start, length))
-                .await?;
-            Ok(part.map(|data| {
-                Bytes::from_owner(Part {
+            let link = Arc::clone(&file.link);
+            let read = move |store: &dyn Store| {
+                let part = position.next(store, &file.room, &file.path, length)?;
+                Ok(part.map(|part| (part, position)))
+            };
+            let read = app.shared.rooms.read_for_link(&link, read).await?;
+            Ok(read.map(|(data, position)| {
+                let part = Part {
                     data,
-                    _place: place.ok(),
+                    _place: place,
                     _charge: charge,
-                })
+                };
+                (Bytes::from_owner(part), position)
             }))
         })
     }
@@ -86,7 +140,7 @@ impl FileBody {
 /// Bytes that keep their place among the parts until they are sent.
 struct Part {
     data: Bytes,
-    _place: Option<tokio::sync::OwnedSemaphorePermit>,
+    _place: Option<FairTurn>,
     _charge: Charge,
 }
 
@@ -107,34 +161,37 @@ impl Body for FileBody {
         if self.is_end_stream() {
             return Poll::Ready(None);
         }
+        if let Some(first) = self.first.take() {
+            return Poll::Ready(Some(Ok(Frame::data(first))));
+        }
         let mut reading = match self.reading.take() {
             Some(reading) => reading,
-            None => self.read_next(),
+            None => self.read_next(PART_BYTES, true),
         };
         let Poll::Ready(read) = reading.as_mut().poll(context) else {
             self.reading = Some(reading);
             return Poll::Pending;
         };
         let interrupted = match read {
-            Ok(Some(part)) if !part.is_empty() => {
-                self.next += part.len() as u64;
+            Ok(Some((part, position))) => {
+                self.position = position;
                 return Poll::Ready(Some(Ok(Frame::data(part))));
             }
-            Ok(_) => Interrupted::Changed,
+            Ok(None) => Interrupted::Changed,
             Err(error) => {
                 tracing::error!(error = %with_causes(&error), "file not read on");
                 Interrupted::Store(error)
             }
         };
-        self.end = self.next;
+        self.has_failed = true;
         Poll::Ready(Some(Err(interrupted)))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.next >= self.end
+        self.has_failed || self.remaining() == 0
     }
 
     fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.end - self.next)
+        SizeHint::with_exact(self.remaining())
     }
 }

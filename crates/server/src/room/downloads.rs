@@ -1,10 +1,10 @@
 //! Toolkit `storage`, the call `download`: a file is read and sent in parts, as the client pulls
 //! them.
 //!
-//! To open a file, the store goes through all of it, so a connection's downloads open their files
-//! one after the other. The bytes that are read ahead of the pulls are bounded for each connection,
-//! however many downloads it has. While the connection's queue is over the mark, nothing is read
-//! for it.
+//! A connection's downloads open their files one after the other. The content is compared with its
+//! checksum while it is read, so the last part of a damaged file is not sent. The bytes that are
+//! read ahead of the pulls are bounded for each connection, however many downloads it has. While
+//! the connection's queue is over the mark, nothing is read for it.
 
 use std::collections::{HashSet, VecDeque};
 
@@ -12,7 +12,7 @@ use bytes::Bytes;
 use meshagent_ledger::{Charge, Held, Kind};
 use meshagent_protocol::storage::{DownloadRequest, download_data, download_start};
 use meshagent_protocol::{Content, Control, ErrorCode};
-use meshagent_store::{FileHead, FileVersion};
+use meshagent_store::{FileHead, FileReading, FileVersion};
 
 use super::opening::Fetched;
 use super::waiting::Waiting;
@@ -61,9 +61,7 @@ pub(super) struct Download {
 #[derive(Debug)]
 struct Source {
     path: String,
-    version: FileVersion,
-    size: u64,
-    read: u64,
+    reading: FileReading,
 }
 
 /// The files that are opened for a connection, one at a time.
@@ -129,7 +127,7 @@ impl Download {
     }
 
     fn is_complete(&self) -> bool {
-        let all_read = |source: &Source| source.read >= source.size;
+        let all_read = |source: &Source| source.reading.remaining() == 0;
         self.ahead.is_empty() && self.source.as_ref().is_some_and(all_read)
     }
 }
@@ -261,9 +259,7 @@ impl Room {
         let (conn, tool_call_id) = (id.conn, &*id.tool_call_id);
         download.source = Some(Source {
             path: path.to_owned(),
-            version: file.version,
-            size: file.size,
-            read: 0,
+            reading: FileReading::new(&file),
         });
         self.watch(Begun {
             conn,
@@ -353,8 +349,7 @@ impl Room {
                 download.is_reading = true;
                 let fetch = Fetch::FilePart {
                     path: source.path.clone(),
-                    version: source.version,
-                    start: source.read,
+                    reading: source.reading.clone(),
                     length,
                 };
                 let download = id(download.number);
@@ -367,7 +362,7 @@ impl Room {
     pub(super) fn download_part_fetched(
         &mut self,
         id: &DownloadId,
-        part: Result<Option<Bytes>, Refusal>,
+        part: Result<Option<(Bytes, FileReading)>, Refusal>,
     ) {
         let (conn, tool_call_id) = (id.conn, &*id.tool_call_id);
         if let Some(download) = self.find_download(id)
@@ -376,8 +371,8 @@ impl Room {
             download.is_reading = false;
             let mut charge = std::mem::replace(&mut download.charge, Charge::none());
             match part {
-                Ok(Some(part)) if !part.is_empty() => {
-                    source.read += part.len() as u64;
+                Ok(Some((part, reading))) if !part.is_empty() => {
+                    source.reading = reading;
                     charge.shrink(charge.bytes().saturating_sub(part.len()));
                     download.ahead = share(part, charge);
                     self.serve_pulls(conn, tool_call_id);
@@ -426,7 +421,9 @@ impl Room {
     fn is_under_way(&mut self, begun: &Begun) -> bool {
         let download = self.download_mut(begun.conn, &begun.tool_call_id);
         let source = download.and_then(|download| download.source.as_ref());
-        source.is_some_and(|source| source.path == begun.path && source.version == begun.version)
+        source.is_some_and(|source| {
+            source.path == begun.path && source.reading.version() == begun.version
+        })
     }
 
     /// Retries a download that waited for space.

@@ -82,10 +82,12 @@ pub(crate) fn read(
         Fetch::OpenFile { path } => FetchResult::OpenFile(store.open_file(room, &path)?),
         Fetch::FilePart {
             path,
-            version,
-            start,
+            mut reading,
             length,
-        } => FetchResult::FilePart(store.read_file_range(room, &path, version, start, length)?),
+        } => {
+            let part = reading.next(store, room, &path, length)?;
+            FetchResult::FilePart(part.map(|part| (part, reading)))
+        }
         Fetch::Stat { path } => FetchResult::Stat(store.stat(room, &path)?),
         Fetch::List { path, max } => FetchResult::List(store.list(room, &path, max)?),
     })

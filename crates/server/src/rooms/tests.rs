@@ -4,6 +4,7 @@ mod entering;
 mod held;
 mod leaving;
 mod letters;
+mod links;
 mod reading;
 
 use std::sync::atomic::Ordering;

@@ -111,6 +111,39 @@ impl Writer {
             })
     }
 
+    /// Returns whether rows of erased keys may be removed now. As long as the WAL may contain a
+    /// key, its row stays, so that the erased one reaches the database first.
+    fn is_sweep_due(&self) -> bool {
+        self.is_wal_clean() && self.sweep.is_due()
+    }
+
+    /// Removes some of the rows of erased keys, and returns whether that is done for now.
+    fn sweep_keys(&mut self) -> Result<bool, Failed> {
+        if !self.is_sweep_due() {
+            return Ok(true);
+        }
+        let mut sweep = self.sweep.clone();
+        let swept = self.transact(Use::Deletion, |session| {
+            sweep
+                .step(&session.connection)
+                .map_err(Step::Write(0).failed())
+        });
+        match swept {
+            Ok(()) => {
+                self.sweep = sweep;
+                Ok(!self.sweep.is_due())
+            }
+            // The rows take no space that others need now.
+            Err(Failed::Sqlite { error, .. }) if is_out_of_space(&error) => Ok(true),
+            Err(failed) => {
+                if matches!(&failed, Failed::Sqlite { error, .. } if concerns_one_write(error)) {
+                    self.sweep.give_up();
+                }
+                Err(failed)
+            }
+        }
+    }
+
     /// Frees some of the rows of large deletions, and returns whether all of them are freed.
     pub(crate) fn free_some(&mut self) -> Result<bool, StoreError> {
         self.begin()?;
@@ -123,7 +156,7 @@ impl Writer {
                 .session()
                 .and_then(|session| freeing::has_garbage(&session.connection, &excluded));
             if !has_garbage.map_err(Step::Begin.failed())? {
-                return Ok(true);
+                return self.sweep_keys();
             }
             let mut space = Space {
                 is_freed: true,
@@ -143,7 +176,7 @@ impl Writer {
                     Err(Failed::Sqlite { error, at })
                         if is_out_of_space(&error)
                             && self.make_space(&mut space, None, Use::Deletion, at) => {}
-                    tried => return tried,
+                    tried => return Ok(tried? && !self.is_sweep_due()),
                 }
             }
         })();

@@ -45,21 +45,22 @@ impl Writer {
     /// Empties the WAL of the content that a batch deleted, and later of the content that
     /// it overwrote.
     pub(super) fn erase_after(&mut self, results: &[Result<Written, WriteError>]) {
-        let deletes = |written: &Written| match written {
-            Written::Deleted { .. } => true,
-            Written::Moved { replaced, .. } => !replaced.is_empty(),
-            _ => false,
+        let deleted = |written: &Written| match written {
+            Written::Deleted { entries } => entries.len(),
+            Written::Moved { replaced, .. } => replaced.len(),
+            _ => 0,
         };
-        if results.iter().flatten().any(deletes) {
+        let is_replaced = |written: &Written| matches!(written, Written::Put { replaced: true });
+        let written = || results.iter().flatten();
+        let replaced = written().filter(|written| is_replaced(written)).count();
+        let deleted: usize = written().map(deleted).sum();
+        // Content that replaces other content may have a new entry.
+        self.sweep.add_erased(deleted + replaced);
+        if deleted > 0 {
             self.erase_at = Some(Instant::now());
             // `Store::erase` and `Store::tend` retry a failure; the latter reports it.
             let _ = self.try_erase(|| true);
-        } else if self.erase_at.is_none()
-            && results
-                .iter()
-                .flatten()
-                .any(|written| matches!(written, Written::Put { replaced: true }))
-        {
+        } else if self.erase_at.is_none() && replaced > 0 {
             self.erase_at = Some(Instant::now() + OVERWRITTEN_KEPT);
         }
     }

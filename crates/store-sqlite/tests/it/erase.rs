@@ -154,7 +154,7 @@ fn erasure_succeeds_among_our_own_readers() {
         for _ in 0..8 {
             scope.spawn(|| {
                 while !stop.load(Ordering::Relaxed) {
-                    store.open_file(&room(), "lärge").unwrap().unwrap();
+                    store.read_file(&room(), "lärge").unwrap().unwrap();
                     opened.fetch_add(1, Ordering::Relaxed);
                 }
             });

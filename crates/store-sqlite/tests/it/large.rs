@@ -13,7 +13,9 @@ use meshagent_store_sqlite::{DATABASE_FILE, Durability, Options, SqliteStore};
 use rusqlite::Connection;
 use tempfile::TempDir;
 
-use crate::{append, assert_intact, contribution, created, open, put, room, snapshot};
+use crate::{
+    append, assert_intact, contribution, created, open, put, read_in_parts, room, snapshot,
+};
 
 fn large(bytes: usize) -> Vec<u8> {
     "larger than one part – é – "
@@ -173,12 +175,14 @@ fn damaged_part_is_named_and_affects_no_other() {
             Ok(Some(_)) if !is_damage => {}
             other => panic!("{damage}: {:?}", other.map(|found| found.map(drop))),
         }
-        match store.open_file(&room(), "f") {
-            Err(StoreError::Corrupt { what, .. }) => assert!(what.contains("\"f\""), "{what}"),
-            other => panic!("{damage}: {other:?}"),
+        for length in [100_000, 256 << 10, 1 << 20, 2 << 20] {
+            match read_in_parts(&store, "f", length) {
+                Err(StoreError::Corrupt { what, .. }) => assert!(what.contains("\"f\""), "{what}"),
+                other => panic!("{damage}: {:?}", other.map(|data| data.len())),
+            }
+            assert!(read_in_parts(&store, "g", length).unwrap() == large(1 << 20));
         }
         assert!(store.load(&room(), "b").unwrap().is_some(), "{damage}");
-        assert!(store.open_file(&room(), "g").unwrap().is_some(), "{damage}");
         assert!(store.read_file(&room(), "g").unwrap().is_some(), "{damage}");
         for path in ["a", "f"] {
             store.commit(&[delete(path)]).unwrap().remove(0).unwrap();
@@ -322,6 +326,7 @@ fn long_value_of_format_3_is_read_and_replaced() {
         assert!(loaded.updates[0].update == data);
         assert!(store.read_file(&room(), "file").unwrap().unwrap().data == data);
         let head = store.open_file(&room(), "file").unwrap().unwrap();
+        assert!(read_in_parts(&store, "file", 300_001).unwrap() == data);
         let part = store
             .read_file_range(&room(), "file", head.version, 299_999, 1_000)
             .unwrap();

@@ -17,6 +17,7 @@ mod damage;
 mod damaged_wal;
 mod directory;
 mod erase;
+mod erased_keys;
 mod folders;
 mod format;
 mod freeing;
@@ -35,7 +36,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use meshagent_store::conformance::{self, Subject};
 use meshagent_store::{
-    Author, Contribution, DocumentId, OperationRange, RoomId, Seq, Store, Timestamp, Write, Written,
+    Author, Contribution, DocumentId, FileReading, OperationRange, RoomId, Seq, Store, StoreError,
+    Timestamp, Write, Written,
 };
 use meshagent_store_sqlite::{DATABASE_FILE, Durability, Options, SqliteStore};
 use rusqlite::Connection;
@@ -85,6 +87,17 @@ fn failing_calls_lose_nothing() {
     for seed in 0..2 {
         conformance::run_faulty(InDirectory::new, seed, 100);
     }
+}
+
+/// Reads a file as a download does, from its start to its end.
+fn read_in_parts(store: &SqliteStore, path: &str, length: usize) -> Result<Vec<u8>, StoreError> {
+    let head = store.open_file(&room(), path)?.unwrap();
+    let mut reading = FileReading::new(&head);
+    let mut data = Vec::new();
+    while reading.remaining() > 0 {
+        data.extend(reading.next(store, &room(), path, length)?.unwrap());
+    }
+    Ok(data)
 }
 
 /// Opens a store that does not wait for the disk, as no test here cuts the power.

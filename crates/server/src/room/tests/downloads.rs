@@ -61,8 +61,11 @@ fn reads(world: &mut World) -> Vec<(u64, usize)> {
         let Action::Fetch(number, fetch) = action else {
             panic!("{action:?}")
         };
-        if let Fetch::FilePart { start, length, .. } = fetch {
-            parts.push((start, length));
+        if let Fetch::FilePart {
+            reading, length, ..
+        } = &fetch
+        {
+            parts.push((reading.position(), *length));
         }
         let room = RoomId::new("project", "room");
         let result = crate::rooms::read(&world.store, &room, fetch);

@@ -1,11 +1,11 @@
 //! A store that blocks its callers as a test wants.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc;
 
 use bytes::Bytes;
 use meshagent_store::{
-    DocumentId, Entry, FileHead, FileVersion, MemoryStore, Seq, Staging, StoreStats,
+    DocumentId, Entry, FileHead, FileSum, FileVersion, MemoryStore, Seq, Staging, StoreStats,
     StoredDocument, StoredFile, StoredUpdate, Write, WriteError, Written,
 };
 
@@ -21,6 +21,12 @@ pub(super) struct Held {
     pub(super) documents: tokio::sync::RwLock<()>,
     /// How many documents were loaded.
     pub(super) loads: AtomicUsize,
+    /// The path of each file that was opened.
+    pub(super) opened: Mutex<Vec<String>>,
+    /// Whether no file has the content that its checksum says.
+    pub(super) is_damaged: AtomicBool,
+    /// The path and length of each part of a file that was read.
+    pub(super) parts: Mutex<Vec<(String, usize)>>,
     /// How many entries were looked up; below, how many folders were listed.
     pub(super) stats: AtomicUsize,
     pub(super) lists: AtomicUsize,
@@ -37,6 +43,9 @@ impl Held {
             files: tokio::sync::RwLock::default(),
             documents: tokio::sync::RwLock::default(),
             loads: AtomicUsize::new(0),
+            opened: Mutex::default(),
+            is_damaged: AtomicBool::new(false),
+            parts: Mutex::default(),
             stats: AtomicUsize::new(0),
             lists: AtomicUsize::new(0),
             commit_takes: AtomicU64::new(0),
@@ -106,7 +115,17 @@ impl Store for Held {
 
     fn open_file(&self, room: &RoomId, path: &str) -> Result<Option<FileHead>, StoreError> {
         let _word = self.files.blocking_read();
-        self.inner.open_file(room, path)
+        self.opened.lock().unwrap().push(path.to_owned());
+        let mut head = self.inner.open_file(room, path)?;
+        if let Some(head) = &mut head
+            && self.is_damaged.load(Ordering::SeqCst)
+        {
+            head.sum = Some(FileSum {
+                so_far: 0,
+                expected: 1,
+            });
+        }
+        Ok(head)
     }
 
     fn read_file_range(
@@ -117,8 +136,14 @@ impl Store for Held {
         start: u64,
         length: usize,
     ) -> Result<Option<Bytes>, StoreError> {
-        self.inner
-            .read_file_range(room, path, version, start, length)
+        let part = self
+            .inner
+            .read_file_range(room, path, version, start, length)?;
+        if let Some(part) = &part {
+            let read = (path.to_owned(), part.len());
+            self.parts.lock().unwrap().push(read);
+        }
+        Ok(part)
     }
 
     fn check(&self) -> Result<(), StoreError> {
