@@ -124,11 +124,11 @@ impl Account {
             wanted(own.held + bytes).saturating_sub(own.reserved),
         );
         drop(own);
-        let participant = &self.participant.level;
+        let participant = &self.participant;
         let fits =
             |level: &Level| level.fits_now(bytes, reserve_of(level, participant, more, false));
         self.level.fits(held, bytes, 0)
-            && participant.fits_now(bytes, 0)
+            && participant.level.fits_now(bytes, 0)
             && fits(self.ledger().kind(kind))
             && fits(&self.ledger().server)
     }
@@ -192,13 +192,12 @@ impl Account {
         let is_free = held <= FREE_BYTES;
         let more = wanted(held).saturating_sub(own.reserved);
         let kind_of = kind;
-        let (kind, participant, server) =
-            (ledger.kind(kind), &self.participant.level, &ledger.server);
+        let (kind, participant, server) = (ledger.kind(kind), &*self.participant, &ledger.server);
         // Found before anything is added, because that counts for the participant.
         let reserve = |level| reserve_of(level, participant, more, is_small);
         let (of_kind, of_server) = (reserve(kind), reserve(server));
         let of_participant = if is_small {
-            participant.max / RESERVE
+            participant.level.max / RESERVE
         } else {
             0
         };
@@ -215,7 +214,9 @@ impl Account {
         if more > 0 {
             if may_pass_own || may_pass_all {
                 participant.add(more);
-            } else if !try_add(participant, Scope::Participant, more, of_participant) {
+            } else if !(is_small || is_next(&participant.level, Scope::Participant))
+                || !participant.try_add(more, of_participant)
+            {
                 kind.give(bytes);
                 return Err(Scope::Participant);
             }
@@ -239,8 +240,7 @@ impl Account {
         let own = lock(&self.own);
         let more = wanted(own.held + bytes).saturating_sub(own.reserved);
         drop(own);
-        matches!(scope, Scope::Kind | Scope::Server)
-            && holds_little(level, &self.participant.level, more)
+        matches!(scope, Scope::Kind | Scope::Server) && holds_little(level, &self.participant, more)
     }
 
     pub(crate) fn take_anyway(&self, kind: Kind, bytes: usize) {
@@ -250,7 +250,7 @@ impl Account {
         own.count(kind, bytes);
         let more = wanted(own.held).saturating_sub(own.reserved);
         if more > 0 {
-            self.participant.level.add(more);
+            self.participant.add(more);
             self.ledger().server.add(more);
             own.reserved += more;
         }
@@ -279,7 +279,7 @@ impl Account {
         self.level.wake();
         self.ledger().kind(kind).give(bytes);
         if back > 0 {
-            self.participant.level.give(back);
+            self.participant.give(back);
             self.ledger().server.give(back);
         }
     }
@@ -316,14 +316,14 @@ impl Drop for ChunkWaits {
 
 /// Whether a participant holds so little, with `more` bytes, that it may use the reserve of a bound
 /// of the server. Accounts without a participant never do.
-fn holds_little(level: &Level, participant: &Level, more: usize) -> bool {
-    participant.max < usize::MAX
-        && participant.held().saturating_add(more) <= level.max / LITTLE_SHARE
+fn holds_little(level: &Level, participant: &Participant, more: usize) -> bool {
+    participant.level.max < usize::MAX
+        && participant.held_by_name().saturating_add(more) <= level.max / LITTLE_SHARE
 }
 
 /// The reserve beyond a bound of the server that a charge may use. Small connections of
 /// participants that hold much leave a half of it to the other participants.
-fn reserve_of(level: &Level, participant: &Level, more: usize, is_small: bool) -> usize {
+fn reserve_of(level: &Level, participant: &Participant, more: usize, is_small: bool) -> usize {
     if holds_little(level, participant, more) {
         level.max / RESERVE
     } else if is_small {

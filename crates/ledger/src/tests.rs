@@ -62,6 +62,7 @@ fn refused_charges_name_the_bound_and_charge_nothing() {
     // A participant is removed with its last connection.
     drop(accounts);
     assert!(ledger.participants.lock().unwrap().is_empty());
+    assert!(ledger.names.lock().unwrap().is_empty());
 }
 
 #[test]
@@ -232,6 +233,7 @@ async fn sums_return_to_zero_after_concurrent_charges() {
         assert_eq!(ledger.held_of(kind), 0, "{kind:?}");
     }
     assert!(ledger.participants.lock().unwrap().is_empty());
+    assert!(ledger.names.lock().unwrap().is_empty());
 }
 
 /// Names of which some are long and Chinese.
@@ -257,9 +259,12 @@ async fn participants_that_hold_little_continue_beside_senders_that_hold_all() {
     for kind in [Kind::Received, Kind::Parsed, Kind::Upload] {
         let ledger = ledger();
         let bound = if kind == Kind::Received { 32 } else { 64 } * MIB;
-        // A connection for each quarter of a MiB, under three names.
+        // A connection for each quarter of a MiB, under three names in many rooms.
         let senders: Vec<_> = (0..400)
-            .map(|number| ledger.account(&format!("慢{}", number % 3)))
+            .map(|number| {
+                let room = format!("房間{}", number % 40);
+                ledger.account_in(&room, ["慢一", "慢二", "慢三"][number % 3])
+            })
             .collect();
         let mut held: Vec<_> = senders
             .iter()
@@ -277,7 +282,7 @@ async fn participants_that_hold_little_continue_beside_senders_that_hold_all() {
         tokio::task::yield_now().await;
         // Small connections of the three names take a half of the reserve, at most.
         let small: Vec<_> = (0..4_000)
-            .map(|number| ledger.account(&format!("慢{}", number % 3)))
+            .map(|number| ledger.account_in("房間", ["慢一", "慢二", "慢三"][number % 3]))
             .filter_map(|account| account.try_charge(kind, 60 << 10).ok())
             .collect();
         let innocent = ledger.account("無辜");
