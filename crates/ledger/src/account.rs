@@ -18,6 +18,10 @@ pub(crate) const FREE_BYTES: usize = 4 << 10;
 const STEP_BYTES: usize = 16 << 10;
 /// A connection that holds no more than this may use the reserve.
 const SMALL_BYTES: usize = 64 << 10;
+/// The reserve is this part of a bound, beyond it.
+const RESERVE: usize = 8;
+/// A participant that holds no more than this part of a bound may use the reserve.
+const LITTLE_SHARE: usize = 16;
 
 /// The memory that is held for one connection.
 #[derive(Debug)]
@@ -114,11 +118,19 @@ impl Account {
 
     /// Whether this number of bytes of a kind would fit now.
     pub fn admits(&self, kind: Kind, bytes: usize) -> bool {
-        let held = lock(&self.own).held;
+        let own = lock(&self.own);
+        let (held, more) = (
+            own.held,
+            wanted(own.held + bytes).saturating_sub(own.reserved),
+        );
+        drop(own);
+        let participant = &self.participant;
+        let fits =
+            |level: &Level| level.fits_now(bytes, reserve_of(level, participant, more, false));
         self.level.fits(held, bytes, 0)
-            && self.participant.level.fits_now(bytes)
-            && self.ledger().kind(kind).fits_now(bytes)
-            && self.ledger().server.fits_now(bytes)
+            && participant.level.fits_now(bytes, 0)
+            && fits(self.ledger().kind(kind))
+            && fits(&self.ledger().server)
     }
 
     /// The bytes that are held for the connection.
@@ -178,31 +190,39 @@ impl Account {
         }
         let is_small = held <= SMALL_BYTES;
         let is_free = held <= FREE_BYTES;
-        let reserve = |level: &Level| if is_small { level.max / 8 } else { 0 };
+        let more = wanted(held).saturating_sub(own.reserved);
         let kind_of = kind;
-        let kind = ledger.kind(kind);
-        if may_pass_all || is_free {
+        let (kind, participant, server) = (ledger.kind(kind), &*self.participant, &ledger.server);
+        // Found before anything is added, because that counts for the participant.
+        let reserve = |level| reserve_of(level, participant, more, is_small);
+        let (of_kind, of_server) = (reserve(kind), reserve(server));
+        let of_participant = if is_small {
+            participant.level.max / RESERVE
+        } else {
+            0
+        };
+        let try_add = |level: &Level, scope, bytes, reserve| {
+            (reserve > 0 || is_next(level, scope)) && level.try_add(bytes, reserve)
+        };
+        if may_pass_all {
+            kind.add_passing(bytes);
+        } else if is_free {
             kind.add(bytes);
-        } else if !(is_small || is_next(kind, Scope::Kind)) || !kind.try_add(bytes, reserve(kind)) {
+        } else if !try_add(kind, Scope::Kind, bytes, of_kind) {
             return Err(Scope::Kind);
         }
-        let more = wanted(held).saturating_sub(own.reserved);
         if more > 0 {
-            let participant = &self.participant.level;
             if may_pass_own || may_pass_all {
                 participant.add(more);
-            } else if !(is_small || is_next(participant, Scope::Participant))
-                || !participant.try_add(more, reserve(participant))
+            } else if !(is_small || is_next(&participant.level, Scope::Participant))
+                || !participant.try_add(more, of_participant)
             {
                 kind.give(bytes);
                 return Err(Scope::Participant);
             }
-            let server = &ledger.server;
             if may_pass_all {
-                server.add(more);
-            } else if !(is_small || is_next(server, Scope::Server))
-                || !server.try_add(more, reserve(server))
-            {
+                server.add_passing(more);
+            } else if !try_add(server, Scope::Server, more, of_server) {
                 kind.give(bytes);
                 participant.give(more);
                 return Err(Scope::Server);
@@ -214,6 +234,15 @@ impl Account {
         Ok(())
     }
 
+    /// Whether a charge of so many bytes would wait among those that may use the reserve of a
+    /// bound, because the participant holds little.
+    pub(crate) fn waits_for_reserve(&self, level: &Level, scope: Scope, bytes: usize) -> bool {
+        let own = lock(&self.own);
+        let more = wanted(own.held + bytes).saturating_sub(own.reserved);
+        drop(own);
+        matches!(scope, Scope::Kind | Scope::Server) && holds_little(level, &self.participant, more)
+    }
+
     pub(crate) fn take_anyway(&self, kind: Kind, bytes: usize) {
         let mut own = lock(&self.own);
         self.ledger().kind(kind).add(bytes);
@@ -221,7 +250,7 @@ impl Account {
         own.count(kind, bytes);
         let more = wanted(own.held).saturating_sub(own.reserved);
         if more > 0 {
-            self.participant.level.add(more);
+            self.participant.add(more);
             self.ledger().server.add(more);
             own.reserved += more;
         }
@@ -242,11 +271,15 @@ impl Account {
             0
         };
         own.reserved -= back;
+        if own.passes_server {
+            self.ledger().kind(kind).stop_passing(bytes);
+            self.ledger().server.stop_passing(back);
+        }
         drop(own);
         self.level.wake();
         self.ledger().kind(kind).give(bytes);
         if back > 0 {
-            self.participant.level.give(back);
+            self.participant.give(back);
             self.ledger().server.give(back);
         }
     }
@@ -278,6 +311,25 @@ impl Drop for ChunkWaits {
         {
             own.kept_waiting = own.kept_waiting.saturating_add(since.elapsed());
         }
+    }
+}
+
+/// Whether a participant holds so little, with `more` bytes, that it may use the reserve of a bound
+/// of the server. Accounts without a participant never do.
+fn holds_little(level: &Level, participant: &Participant, more: usize) -> bool {
+    participant.level.max < usize::MAX
+        && participant.held_by_name().saturating_add(more) <= level.max / LITTLE_SHARE
+}
+
+/// The reserve beyond a bound of the server that a charge may use. Small connections of
+/// participants that hold much leave a half of it to the other participants.
+fn reserve_of(level: &Level, participant: &Participant, more: usize, is_small: bool) -> usize {
+    if holds_little(level, participant, more) {
+        level.max / RESERVE
+    } else if is_small {
+        level.max / RESERVE / 2
+    } else {
+        0
     }
 }
 

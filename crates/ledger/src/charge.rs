@@ -79,7 +79,8 @@ impl Charge {
         while let Err(scope) = taken {
             let level = account.level(self.kind, scope);
             let _waits = Waits::at(level);
-            let waited = wait_at(level, scope, || take(scope));
+            let may_use_reserve = || account.waits_for_reserve(level, scope, more);
+            let waited = wait_at(level, scope, may_use_reserve, || take(scope));
             // The first bytes of a connection are not taken from its participant or the server, so
             // no other charge waits for them there. A kind counts them.
             if scope != Scope::Kind && account.held() <= FREE_BYTES {
@@ -176,7 +177,14 @@ impl Charge {
         if had.participant.is_some() || had.server.is_some() {
             let mut own = lock(&account.own);
             own.passes_participant &= had.participant.is_none();
-            own.passes_server &= had.server.is_none();
+            if had.server.is_some() {
+                own.passes_server = false;
+                let ledger = account.ledger();
+                // Only one charge has this permit.
+                for level in ledger.kinds.iter().chain([&ledger.server]) {
+                    level.stop_passing(usize::MAX);
+                }
+            }
         }
     }
 
@@ -189,6 +197,9 @@ impl Charge {
             let mut own = lock(&account.own);
             own.uncount(self.kind, self.bytes);
             own.count(kind, self.bytes);
+            if own.passes_server {
+                account.ledger().kind(self.kind).stop_passing(self.bytes);
+            }
             drop(own);
             self.kind = kind;
         }

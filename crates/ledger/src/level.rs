@@ -11,11 +11,31 @@ use crate::bounds::Scope;
 pub(crate) struct Level {
     pub(crate) max: usize,
     held: AtomicUsize,
+    /// The part of `held` that a charge took because it may exceed the bound.
+    passing: AtomicUsize,
     pub(crate) waiting: AtomicUsize,
+    /// The charges that wait for bytes within the bound.
+    line: Line,
+    /// Those that may also use the reserve. They never wait behind the others.
+    small: Line,
+}
+
+/// A line of charges that wait.
+#[derive(Debug)]
+struct Line {
     /// The first waiting charge has the permit; the others queue for it.
     turn: Semaphore,
     /// Wakes the first waiting charge.
     freed: Notify,
+}
+
+impl Line {
+    fn new() -> Self {
+        Self {
+            turn: Semaphore::new(1),
+            freed: Notify::new(),
+        }
+    }
 }
 
 impl Level {
@@ -23,9 +43,10 @@ impl Level {
         Self {
             max,
             held: AtomicUsize::new(0),
+            passing: AtomicUsize::new(0),
             waiting: AtomicUsize::new(0),
-            turn: Semaphore::new(1),
-            freed: Notify::new(),
+            line: Line::new(),
+            small: Line::new(),
         }
     }
 
@@ -37,8 +58,19 @@ impl Level {
         held == 0 || held.saturating_add(more) <= self.max.saturating_add(reserve)
     }
 
-    pub(crate) fn fits_now(&self, more: usize) -> bool {
-        self.fits(self.held(), more, 0)
+    pub(crate) fn fits_now(&self, more: usize, reserve: usize) -> bool {
+        let held = self.held().saturating_sub(self.passing(reserve));
+        self.fits(held, more, reserve)
+    }
+
+    /// The bytes that do not count for a charge with this reserve: the one that may exceed the
+    /// bound does not use up the reserve.
+    fn passing(&self, reserve: usize) -> usize {
+        if reserve > 0 {
+            self.passing.load(Ordering::SeqCst)
+        } else {
+            0
+        }
     }
 
     pub(crate) fn try_add(&self, bytes: usize, reserve: usize) -> bool {
@@ -46,7 +78,11 @@ impl Level {
             self.add(bytes);
             return true;
         }
-        let add = |held| self.fits(held, bytes, reserve).then_some(held + bytes);
+        let passing = self.passing(reserve);
+        let add = |held: usize| {
+            let fits = self.fits(held.saturating_sub(passing), bytes, reserve);
+            fits.then_some(held + bytes)
+        };
         self.held
             .fetch_update(Ordering::SeqCst, Ordering::SeqCst, add)
             .is_ok()
@@ -56,6 +92,20 @@ impl Level {
         self.held.fetch_add(bytes, Ordering::SeqCst);
     }
 
+    /// Adds bytes of the charge that may exceed the bound.
+    pub(crate) fn add_passing(&self, bytes: usize) {
+        self.passing.fetch_add(bytes, Ordering::SeqCst);
+        self.add(bytes);
+    }
+
+    /// Counts so many bytes of that charge no longer as beyond the bound.
+    pub(crate) fn stop_passing(&self, bytes: usize) {
+        let less = |passing: usize| Some(passing.saturating_sub(bytes));
+        let _ = self
+            .passing
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, less);
+    }
+
     pub(crate) fn give(&self, bytes: usize) {
         self.held.fetch_sub(bytes, Ordering::SeqCst);
         self.wake();
@@ -63,7 +113,8 @@ impl Level {
 
     pub(crate) fn wake(&self) {
         if self.waiting.load(Ordering::SeqCst) > 0 {
-            self.freed.notify_one();
+            self.line.freed.notify_one();
+            self.small.freed.notify_one();
         }
     }
 }
@@ -85,20 +136,30 @@ impl Drop for Waits<'_> {
 }
 
 /// Waits for the charge's turn at a bound, then until `take` succeeds or fails at another bound.
+/// While `may_use_reserve`, the charge waits only behind others that may; fails at this bound when
+/// that ends.
 pub(crate) async fn wait_at(
     level: &Level,
     scope: Scope,
+    may_use_reserve: impl Fn() -> bool,
     take: impl Fn() -> Result<(), Scope>,
 ) -> Result<(), Scope> {
+    let is_small = may_use_reserve();
+    let line = if is_small { &level.small } else { &level.line };
     // The semaphore is never closed.
-    let _turn = level.turn.acquire().await;
+    let _turn = line.turn.acquire().await;
     loop {
-        let freed = level.freed.notified();
+        let freed = line.freed.notified();
         tokio::pin!(freed);
         // Registered before the attempt, so bytes that are freed in between are not missed.
         freed.as_mut().enable();
         match take() {
-            Err(same) if same == scope => freed.await,
+            Err(same) if same == scope => {
+                if is_small && !may_use_reserve() {
+                    return Err(scope);
+                }
+                freed.await;
+            }
             done => return done,
         }
     }

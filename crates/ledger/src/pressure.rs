@@ -15,6 +15,10 @@ use crate::lock;
 
 /// The bytes that a peer has to send or read in each window, at least.
 const WINDOW_BYTES: usize = 64 << 10;
+/// How often that amount doubles while others wait.
+const MAX_DOUBLINGS: u32 = 3;
+/// The doubled amount is at most this part of what the server holds for the peer.
+const HELD_SHARE: usize = 4;
 /// The number of windows in which it has to read one answer.
 const WINDOWS_PER_ITEM: usize = 24;
 
@@ -133,6 +137,8 @@ pub struct Pace {
     window: Duration,
     since: Instant,
     bytes: usize,
+    /// For a sender, the number of windows until now, without a gap, in which others waited.
+    waited_for: Option<u32>,
     /// The server's number of refusals when the window began.
     refusals: u64,
 }
@@ -144,13 +150,26 @@ impl Pace {
             window,
             since: Instant::now(),
             bytes: 0,
+            waited_for: None,
             refusals: account.ledger().refusals.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Begins the first window of a peer that sends. The longer others wait, the faster it has to
+    /// be if the server holds much for it: the least amount doubles with each window.
+    pub fn of_sender(window: Duration, account: &Account) -> Self {
+        Self {
+            waited_for: Some(0),
+            ..Self::new(window, account)
         }
     }
 
     /// Begins a new window.
     pub fn begin(&mut self, account: &Account) {
-        *self = Self::new(self.window, account);
+        *self = Self {
+            waited_for: self.waited_for,
+            ..Self::new(self.window, account)
+        };
     }
 
     /// Adds transferred bytes.
@@ -183,8 +202,14 @@ impl Pace {
         }
         let (bytes, refusals) = (self.bytes, self.refusals);
         self.begin(account);
-        bytes < WINDOW_BYTES.max(item / WINDOWS_PER_ITEM)
-            && held.max(account.held()) > FREE_BYTES
-            && (refusals != self.refusals || account.is_waited_for())
+        if refusals == self.refusals && !account.is_waited_for() {
+            self.waited_for = self.waited_for.map(|_| 0);
+            return false;
+        }
+        let held = held.max(account.held());
+        let doublings = self.waited_for.unwrap_or_default().min(MAX_DOUBLINGS);
+        self.waited_for = self.waited_for.map(|windows| windows.saturating_add(1));
+        let least = (WINDOW_BYTES << doublings).min(WINDOW_BYTES.max(held / HELD_SHARE));
+        bytes < least.max(item / WINDOWS_PER_ITEM) && held > FREE_BYTES
     }
 }

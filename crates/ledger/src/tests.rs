@@ -62,6 +62,7 @@ fn refused_charges_name_the_bound_and_charge_nothing() {
     // A participant is removed with its last connection.
     drop(accounts);
     assert!(ledger.participants.lock().unwrap().is_empty());
+    assert!(ledger.names.lock().unwrap().is_empty());
 }
 
 #[test]
@@ -92,13 +93,16 @@ fn small_connections_use_the_reserve_when_others_hold_all() {
             account.try_charge(Kind::Queued, 16 * MIB).unwrap()
         })
         .collect();
+    // One that holds little, and one that holds much.
     let innocent = ledger.account("innocent");
-    assert!(!innocent.admits(Kind::Received, MIB));
+    assert!(innocent.admits(Kind::Received, MIB));
     assert_eq!(
-        scope(&innocent.try_charge(Kind::Received, MIB)),
+        scope(&innocent.try_charge(Kind::Received, 5 * MIB)),
         Scope::Server
     );
-    let small = innocent.try_charge(Kind::Received, 60 << 10).unwrap();
+    let large = ledger.account("p0");
+    assert_eq!(scope(&large.try_charge(Kind::Received, MIB)), Scope::Server);
+    let small = large.try_charge(Kind::Received, 60 << 10).unwrap();
     drop((small, others));
     assert_eq!(ledger.held(), 0);
 }
@@ -229,4 +233,155 @@ async fn sums_return_to_zero_after_concurrent_charges() {
         assert_eq!(ledger.held_of(kind), 0, "{kind:?}");
     }
     assert!(ledger.participants.lock().unwrap().is_empty());
+    assert!(ledger.names.lock().unwrap().is_empty());
+}
+
+/// Names of which some are long and Chinese.
+fn names(count: usize) -> impl Iterator<Item = String> {
+    (0..count).map(|number| format!("慢慢发送的人{number}"))
+}
+
+/// Charges steps for each participant until none is admitted; `step` is well below its share.
+fn fill(ledger: &Arc<Ledger>, names: impl Iterator<Item = String>, kind: Kind) -> Vec<Charge> {
+    let step = MIB / 4;
+    let mut held = Vec::new();
+    for name in names {
+        let account = ledger.account(&name);
+        while let Ok(charge) = account.try_charge(kind, step) {
+            held.push(charge);
+        }
+    }
+    held
+}
+
+#[tokio::test]
+async fn participants_that_hold_little_continue_beside_senders_that_hold_all() {
+    for kind in [Kind::Received, Kind::Parsed, Kind::Upload] {
+        let ledger = ledger();
+        let bound = if kind == Kind::Received { 32 } else { 64 } * MIB;
+        // A connection for each quarter of a MiB, under three names in many rooms.
+        let senders: Vec<_> = (0..400)
+            .map(|number| {
+                let room = format!("房間{}", number % 40);
+                ledger.account_in(&room, ["慢一", "慢二", "慢三"][number % 3])
+            })
+            .collect();
+        let mut held: Vec<_> = senders
+            .iter()
+            .filter_map(|sender| sender.try_charge(kind, MIB / 4).ok())
+            .collect();
+        assert_eq!(ledger.held_of(kind), bound, "{kind:?}");
+        // The others wait, and so do the holders for more. One of them may exceed the bound.
+        let mut waiting = Vec::new();
+        for mut charge in held.split_off(bound / MIB) {
+            waiting.push(tokio::spawn(async move {
+                charge.grow(5 * MIB).await;
+                std::future::pending::<()>().await;
+            }));
+        }
+        tokio::task::yield_now().await;
+        // Small connections of the three names take a half of the reserve, at most.
+        let small: Vec<_> = (0..4_000)
+            .map(|number| ledger.account_in("房間", ["慢一", "慢二", "慢三"][number % 3]))
+            .filter_map(|account| account.try_charge(kind, 60 << 10).ok())
+            .collect();
+        let innocent = ledger.account("無辜");
+        assert!(innocent.admits(kind, MIB), "{kind:?}");
+        let soon = is_ready_soon(async {
+            let edit = innocent.charge(kind, 200 << 10).await;
+            let upload = ledger.account("無辜").charge(kind, MIB).await;
+            (edit, upload)
+        });
+        assert!(soon.await, "{kind:?}");
+        // A sixteenth is all that it may have.
+        let most = bound / 16;
+        let part = innocent.try_charge(kind, most - MIB / 4).unwrap();
+        let refused = innocent.try_charge(kind, MIB / 2);
+        let expected = if kind == Kind::Received {
+            Scope::Kind
+        } else {
+            Scope::Server
+        };
+        assert_eq!(scope(&refused), expected, "{kind:?}");
+        for task in &waiting {
+            task.abort();
+        }
+        for task in waiting {
+            assert!(task.await.unwrap_err().is_cancelled());
+        }
+        drop((part, small, held));
+        assert_eq!(ledger.held(), 0);
+    }
+}
+
+#[test]
+fn the_reserve_has_a_bound_whatever_the_number_of_names() {
+    for kind in [Kind::Received, Kind::Upload] {
+        let ledger = ledger();
+        let bound = if kind == Kind::Received { 32 } else { 64 } * MIB;
+        // One connection may hold 16 MiB.
+        let large = bound / (16 * MIB);
+        let held = fill(&ledger, names(large), kind);
+        assert_eq!(ledger.held_of(kind), bound);
+        let others = fill(&ledger, names(1_000).skip(large), kind);
+        let most = bound + bound / 8;
+        assert!(ledger.held_of(kind) <= most && ledger.held_of(kind) > most - MIB / 2);
+        let last = ledger.account("無辜");
+        assert!(!last.admits(kind, MIB / 2));
+        drop((held, others));
+        assert_eq!(ledger.held(), 0);
+    }
+}
+
+#[tokio::test]
+async fn whoever_holds_little_waits_only_behind_others_who_hold_little() {
+    let ledger = ledger();
+    let held = fill(&ledger, names(2), Kind::Received);
+    let mut others = fill(&ledger, names(100).skip(2), Kind::Received);
+    let greedy = ledger.account("慢慢发送的人0");
+    let passing = greedy.charge(Kind::Received, 8 * MIB).await;
+    let next = ledger.account("慢慢发送的人1");
+    let waits = tokio::spawn(async move { next.charge(Kind::Received, 8 * MIB).await });
+    tokio::task::yield_now().await;
+    let innocent = ledger.account("無辜");
+    let served = tokio::spawn(async move { innocent.charge(Kind::Received, MIB / 2).await });
+    tokio::task::yield_now().await;
+    assert!(!served.is_finished());
+    // The next one exceeds the bound now, which takes nothing of the reserve.
+    others.drain(..2);
+    drop(passing);
+    let served = tokio::time::timeout(Duration::from_secs(20), served).await;
+    drop(served.expect("the reserve").unwrap());
+    drop((waits.await.unwrap(), held, others));
+    assert_eq!(ledger.held(), 0);
+}
+
+#[tokio::test]
+async fn senders_have_to_be_faster_the_longer_others_wait() {
+    let ledger = ledger();
+    let window = Duration::from_secs(5);
+    let sender = ledger.account("慢");
+    let held = sender.try_charge(Kind::Received, 3 * MIB).unwrap();
+    // Windows until it is in the way.
+    let ends_after = |bytes: usize, account: &Account, waits: bool| {
+        let mut pace = Pace::of_sender(window, account);
+        let _wanted = waits.then(|| ledger.want());
+        (1..20).find(|_| {
+            pace.add(bytes);
+            let ends = pace.ends();
+            pace.is_in_the_way(account, 0, 0, ends)
+        })
+    };
+    assert_eq!(ends_after(60 << 10, &sender, true), Some(1));
+    assert_eq!(ends_after(110 << 10, &sender, true), Some(2));
+    assert_eq!(ends_after(200 << 10, &sender, true), Some(3));
+    assert_eq!(ends_after(500 << 10, &sender, true), Some(4));
+    // A healthy sender continues, and so does everybody while nobody waits.
+    assert_eq!(ends_after(600 << 10, &sender, true), None);
+    assert_eq!(ends_after(1 << 10, &sender, false), None);
+    // Whoever holds little may be as slow as before.
+    let little = ledger.account("少");
+    let part = little.try_charge(Kind::Received, 200 << 10).unwrap();
+    assert_eq!(ends_after(66 << 10, &little, true), None);
+    drop((held, part));
 }

@@ -176,7 +176,7 @@ async fn talk<'a>(
         account,
         scope,
         deadline: None,
-        pace: Pace::new(shared.config.pace_window, account),
+        pace: Pace::of_sender(shared.config.pace_window, account),
         kept_waiting: Duration::ZERO,
         turn: Turn::default(),
     };

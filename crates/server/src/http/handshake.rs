@@ -108,11 +108,8 @@ fn upgrade(
 
     let echoed = offered.map(str::to_owned);
     // The same token name in the same room is the same participant, across connections.
-    let account = app.shared.rooms.usage().ledger().account(&format!(
-        "{}\n{}",
-        room.as_ref(),
-        participant.name
-    ));
+    let ledger = app.shared.rooms.usage().ledger();
+    let account = ledger.account_in(room.as_ref(), &participant.name);
     let joining = Joining {
         participant_id: app.shared.rooms.participant_id(),
         name: participant.name.clone(),

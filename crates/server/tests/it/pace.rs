@@ -8,7 +8,7 @@ use meshagent_protocol::sync::SyncOpenStart;
 use meshagent_server::Config;
 use serde_json::{Value, json};
 
-use crate::harness::{RawFrame, RawSocket, TestServer, call};
+use crate::harness::{PATIENCE, RawFrame, RawSocket, TestServer, call};
 
 const MIB: usize = 1 << 20;
 const PACKET_BYTES: usize = 64 << 10;
@@ -156,5 +156,90 @@ async fn a_trickle_of_reading_keeps_no_document_from_others() {
     for trickle in trickles {
         trickle.abort();
     }
+    server.stop().await;
+}
+
+/// The metric of the received bytes that the server holds.
+async fn received(server: &TestServer) -> usize {
+    let (_, _, metrics) = server.http("GET /metrics", &[], "").await;
+    let value = metrics
+        .lines()
+        .find_map(|line| line.strip_prefix("meshagent_held_bytes{kind=\"received\"} "));
+    value.unwrap().parse().unwrap()
+}
+
+/// Sends the begin of a message that never ends, then more than the least amount of a peer for
+/// which nobody waits, until the server ends the connection.
+async fn trickle(server: &TestServer, name: &str, first: usize) -> tokio::task::JoinHandle<()> {
+    let mut socket = join(server, name).await;
+    tokio::spawn(async move {
+        let begin = [&u32::MAX.to_be_bytes()[..], b"room.invoke_tool"].concat();
+        socket.packet(1, 0, &begin).await;
+        let part = "慢".repeat(PACKET_BYTES / 3);
+        for number in 1.. {
+            let is_first = usize::try_from(number).unwrap() * PACKET_BYTES <= first;
+            let head = [&1_u64.to_be_bytes()[..], &u32::to_be_bytes(number)].concat();
+            let packet = [&head[..], part.as_bytes()].concat();
+            // A binary frame without a mask of its own.
+            let length = u64::try_from(packet.len()).unwrap().to_be_bytes();
+            let frame = [&[0x82, 0xff][..], &length, &[0; 4], &packet].concat();
+            if !socket.are_taken(&frame).await {
+                return;
+            }
+            if !is_first {
+                tokio::time::sleep(Duration::from_millis(700)).await;
+            }
+        }
+    })
+}
+
+#[tokio::test]
+async fn slow_senders_under_few_names_delay_nobody_who_holds_little() {
+    let mut config = Config::default();
+    config.pace_window = Duration::from_secs(1);
+    config.limits.max_held_bytes = 48 * MIB;
+    config.limits.max_receive_bytes = 32 * MIB;
+    let server = TestServer::start_with(config).await;
+    let mut senders = Vec::new();
+    for number in 0..50 {
+        let name = ["慢一", "慢二", "慢三"][number % 3];
+        senders.push(trickle(&server, name, MIB).await);
+    }
+    let began = std::time::Instant::now();
+    while received(&server).await < 31 * MIB {
+        assert!(began.elapsed() < PATIENCE);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let healthy = server.join("無辜").await;
+    for number in 0..3 {
+        let storage = healthy.storage();
+        let text = "極".repeat(70_000);
+        let json = json!({ "document": { "content": [{ "body": { "text": text } }] } });
+        let path = format!("文件 {number}.document");
+        let goes_on = async {
+            healthy
+                .sync()
+                .create(&path, Some(json), None)
+                .await
+                .unwrap();
+            let file = vec![b'z'; 1_000_000];
+            storage.upload("圖片.bin", file, true).await.unwrap();
+        };
+        let done = tokio::time::timeout(Duration::from_secs(5), goes_on).await;
+        done.expect("no wait for the slow senders");
+    }
+    // Each that may exceed the bound is too slow for those who wait, and ends.
+    let began = std::time::Instant::now();
+    let ended = |senders: &[tokio::task::JoinHandle<()>]| {
+        senders.iter().filter(|sender| sender.is_finished()).count()
+    };
+    while ended(&senders) < 3 {
+        assert!(began.elapsed() < PATIENCE, "{} have ended", ended(&senders));
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    for sender in senders {
+        sender.abort();
+    }
+    assert!(healthy.storage().exists("圖片.bin").await.unwrap());
     server.stop().await;
 }
