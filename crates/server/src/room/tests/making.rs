@@ -57,13 +57,13 @@ fn read_all(world: &mut World, readers: &[Client]) -> usize {
 #[test]
 fn a_description_takes_the_space_of_its_text_and_not_of_its_document() {
     let mut config = Config::default();
-    config.limits.max_shared_bytes = 13 * CHARACTERS;
+    config.limits.max_shared_bytes = 11 * CHARACTERS;
     let mut world = world(config);
     let readers = ask(&mut world);
     let shared = world.room.usage.shared_bytes();
-    assert!(shared >= 12 * CHARACTERS, "{shared} bytes");
+    assert!(shared >= 6 * CHARACTERS, "{shared} bytes");
     let most = shared.max(read_all(&mut world, &readers));
-    assert!(most <= 13 * CHARACTERS, "{most} bytes");
+    assert!(most <= 11 * CHARACTERS, "{most} bytes");
 }
 
 #[test]
