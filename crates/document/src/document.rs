@@ -38,6 +38,7 @@ use self::pending::Pending;
 use crate::engine::{Engine, NodeIndex, Waypoint};
 use crate::schema::MeshSchema;
 
+pub use crate::engine::JsonSize;
 pub use anchor::Anchor;
 pub use edit::{Edit, EditError, Position, Target, TextPosition};
 pub use event::{Change, Event, Origin, TextChange};

@@ -36,7 +36,7 @@ use crate::update::scan::{Id, IdRange};
 
 pub(crate) use compare::{Comparison, Run, compare_runs};
 pub(crate) use content::{Content, byte_of, pieces_of};
-pub(crate) use measure::JsonSize;
+pub use measure::JsonSize;
 pub(crate) use memory::{ITEM_BYTES, NODE_BYTES};
 #[cfg(test)]
 pub(crate) use text::passed;

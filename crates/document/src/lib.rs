@@ -134,9 +134,9 @@ mod schema;
 mod update;
 
 pub use document::{
-    Anchor, Change, Edit, EditError, Element, Event, InsertError, Limits, MeshDocument, Origin,
-    PatchBound, PatchError, PatchOutcome, PatchPlan, PatchStep, PatternError, Position, Remade,
-    RemakeError, Repair, ReplaceError, Target, Text, TextChange, TextPosition, grep_json,
+    Anchor, Change, Edit, EditError, Element, Event, InsertError, JsonSize, Limits, MeshDocument,
+    Origin, PatchBound, PatchError, PatchOutcome, PatchPlan, PatchStep, PatternError, Position,
+    Remade, RemakeError, Repair, ReplaceError, Target, Text, TextChange, TextPosition, grep_json,
 };
 pub use schema::{
     ChildProperty, ElementProperty, ElementType, ID_ATTRIBUTE, InferError, MeshSchema, SchemaError,

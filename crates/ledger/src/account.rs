@@ -111,6 +111,17 @@ impl Account {
         charge
     }
 
+    /// Charges what a turn is about to make and drops again. The bounds of the participant and the
+    /// server don't apply, because what they hold may wait for this turn. All turns together have a
+    /// bound of their own; a turn that is alone may exceed it. `None` if they would cross it.
+    pub fn try_work(self: &Arc<Self>, bytes: usize) -> Option<Charge> {
+        if !self.ledger().kind(Kind::Work).try_add(bytes, 0) {
+            return None;
+        }
+        self.take_counted(Kind::Work, bytes);
+        Some(Charge::taken(Arc::clone(self), Kind::Work, bytes))
+    }
+
     /// Creates a charge of zero bytes.
     pub fn empty(self: &Arc<Self>, kind: Kind) -> Charge {
         Charge::new(Some(Arc::clone(self)), kind)
@@ -244,8 +255,13 @@ impl Account {
     }
 
     pub(crate) fn take_anyway(&self, kind: Kind, bytes: usize) {
-        let mut own = lock(&self.own);
         self.ledger().kind(kind).add(bytes);
+        self.take_counted(kind, bytes);
+    }
+
+    /// Takes bytes that their kind has counted already.
+    fn take_counted(&self, kind: Kind, bytes: usize) {
+        let mut own = lock(&self.own);
         own.held += bytes;
         own.count(kind, bytes);
         let more = wanted(own.held).saturating_sub(own.reserved);

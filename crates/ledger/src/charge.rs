@@ -44,6 +44,13 @@ impl Charge {
         }
     }
 
+    /// The charge of bytes that were taken already.
+    pub(crate) fn taken(account: Arc<Account>, kind: Kind, bytes: usize) -> Self {
+        let mut charge = Self::new(Some(account), kind);
+        charge.bytes = bytes;
+        charge
+    }
+
     /// The charged bytes.
     pub fn bytes(&self) -> usize {
         self.bytes

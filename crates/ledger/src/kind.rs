@@ -25,11 +25,14 @@ pub enum Kind {
     State,
     /// Files that are being received.
     Upload,
+    /// What a turn of a room makes and drops again: the values of a description, the copy of a
+    /// document on which a patch is tried.
+    Work,
 }
 
 impl Kind {
     /// All kinds, in the order of the enum.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Download,
         Self::Early,
         Self::Head,
@@ -41,6 +44,7 @@ impl Kind {
         Self::Staged,
         Self::State,
         Self::Upload,
+        Self::Work,
     ];
 
     /// The label of the kind's gauge.
@@ -57,6 +61,7 @@ impl Kind {
             Self::Staged => "staged",
             Self::State => "state",
             Self::Upload => "upload",
+            Self::Work => "work",
         }
     }
 }

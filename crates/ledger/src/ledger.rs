@@ -40,6 +40,8 @@ impl Ledger {
                 Kind::State => bounds.server / 2,
                 // Unauthenticated peers must leave space for participants.
                 Kind::Head => bounds.server / 16,
+                // It comes on top of what is held already.
+                Kind::Work => bounds.server / 4,
                 _ => usize::MAX,
             })
         });

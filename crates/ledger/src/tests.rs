@@ -30,6 +30,23 @@ async fn is_ready_soon<T>(future: impl Future<Output = T>) -> bool {
 }
 
 #[test]
+fn work_is_bounded_by_other_work_alone() {
+    let ledger = ledger();
+    let (ann, bob) = (ledger.account("ann"), ledger.account("bob"));
+    let full = ledger.common().charge_anyway(Kind::Shared, 64 * MIB);
+    let first = ann.try_work(10 * MIB).unwrap();
+    assert!(bob.try_work(7 * MIB).is_none());
+    let second = bob.try_work(6 * MIB).unwrap();
+    assert_eq!((ann.held(), bob.held()), (10 * MIB, 6 * MIB));
+    assert_eq!(ledger.held_of(Kind::Work), 16 * MIB);
+    drop((first, second));
+    let alone = bob.try_work(100 * MIB).unwrap();
+    assert!(ann.try_work(1).is_none());
+    drop((alone, full));
+    assert_eq!((ledger.held(), ledger.held_of(Kind::Work)), (0, 0));
+}
+
+#[test]
 fn refused_charges_name_the_bound_and_charge_nothing() {
     let ledger = ledger();
     let accounts: Vec<_> = (0..8)

@@ -55,9 +55,16 @@ impl SharedMessage {
 
     /// The body of an answer.
     pub fn answer_head(content: &Content) -> Vec<u8> {
+        Self::answer_head_of(content, 0)
+    }
+
+    /// The body of an answer of at most `bytes` bytes, which are allocated at once. A longer answer
+    /// is complete as well.
+    pub fn answer_head_of(content: &Content, bytes: usize) -> Vec<u8> {
         // A description may be large, so its text is written in place, not copied into a
         // header first.
-        let mut head = vec![0; 8];
+        let mut head = Vec::with_capacity(bytes.max(8));
+        head.resize(8, 0);
         let written = match content {
             Content::Json(json) => {
                 head.extend_from_slice(br#"{"type":"json","json":"#);

@@ -59,6 +59,18 @@ impl Usage {
         share(data, charge)
     }
 
+    /// Charges shared bytes before they are made. `None` if they don't fit: shared bytes have a
+    /// bound, and beyond a quarter of it they respect the bound of everything held. Bytes that are
+    /// alone always fit.
+    pub(crate) fn reserve(&self, bytes: usize, limits: &Limits) -> Option<Charge> {
+        // Charged before the check, so that two rooms never take the same space.
+        let charge = self.common.charge_anyway(Kind::Shared, bytes);
+        let (shared, max) = (self.shared_bytes(), limits.max_shared_bytes);
+        let fits =
+            shared <= max && (shared <= max / 4 || self.ledger.held() <= limits.max_held_bytes);
+        (fits || shared <= bytes).then_some(charge)
+    }
+
     /// The account of memory held for many peers together.
     pub(crate) fn common(&self) -> &Arc<Account> {
         &self.common

@@ -14,11 +14,13 @@ impl MeshDocument {
     /// Like [`Self::to_json`]; `None` if the JSON text would exceed `text` bytes, or the values
     /// about `memory` bytes.
     pub fn to_json_within(&self, include_ids: bool, text: usize, memory: usize) -> Option<Value> {
-        self.fits_json(text, memory)
-            .then(|| self.to_json(include_ids))
+        self.measure_json(text, memory)
+            .map(|_| self.to_json(include_ids))
     }
 
-    fn fits_json(&self, text: usize, memory: usize) -> bool {
+    /// Measures the result of [`Self::to_json`] without building it; `None` if it would exceed
+    /// these bounds.
+    pub fn measure_json(&self, text: usize, memory: usize) -> Option<JsonSize> {
         let mut size = JsonSize::default();
         let mut stack = vec![(ROOT_NODE, 1)];
         while let Some((index, level)) = stack.pop() {
@@ -36,14 +38,14 @@ impl MeshDocument {
                     NodeKind::Element(_) | NodeKind::Foreign(_) | NodeKind::Root(_) => {}
                 }
                 if size.exceeds(text, memory) {
-                    return false;
+                    return None;
                 }
             }
             if size.exceeds(text, memory) {
-                return false;
+                return None;
             }
         }
-        true
+        Some(size)
     }
 
     fn measure_element(&self, index: NodeIndex, size: &mut JsonSize) {

@@ -15,11 +15,14 @@ const MEMBER_BYTES: usize = 56;
 /// The maximal length of a number as text.
 const NUMBER_TEXT: usize = 24;
 
-/// The maximal bytes of JSON, and the approximate bytes of its values in memory.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct JsonSize {
-    text: usize,
-    memory: usize,
+/// The size of JSON in bytes.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[non_exhaustive]
+pub struct JsonSize {
+    /// The maximal length of its text.
+    pub text: usize,
+    /// The approximate memory of its values.
+    pub memory: usize,
 }
 
 impl JsonSize {

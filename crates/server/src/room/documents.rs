@@ -14,7 +14,7 @@ use std::sync::Arc;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use meshagent_document::{MeshDocument, merge_updates};
+use meshagent_document::{JsonSize, MeshDocument, merge_updates};
 use meshagent_ledger::{Charge, Held, Kind, OpenCharge};
 use meshagent_protocol::sync::{SyncDescribe, SyncDescribed};
 use meshagent_protocol::{Content, ErrorCode, SharedChunk, SharedMessage, sync as wire};
@@ -32,7 +32,7 @@ use super::{Call, Conn, Refusal, Request, Room, SyncCall};
 use crate::metrics::Metrics;
 use crate::outbox::{Outgoing, answer_bytes};
 use crate::schemas::Schema;
-use crate::usage::Usage;
+use crate::usage::{Usage, share};
 
 /// Bytes of recent changes kept for readers that fall behind. A reader that is further behind
 /// receives the full state.
@@ -44,6 +44,10 @@ const MERGED_BYTES: usize = 1 << 20;
 const WAITING_DESCRIPTIONS: usize = 4;
 /// The memory limit for making a description, as a multiple of its maximum text.
 const DESCRIPTION_MEMORY: usize = 8;
+/// The bytes of a description besides the document's JSON and schema.
+const DESCRIPTION_BYTES: usize = 256;
+/// The approximate memory of a schema's values, as a multiple of its text.
+const SCHEMA_MEMORY: usize = 16;
 /// How long an encoded state is kept after its last use.
 const STATE_KEPT_MILLIS: i64 = 10_000;
 
@@ -71,6 +75,8 @@ pub(super) struct Document {
     pub(super) deferred: VecDeque<(Version, Deferred)>,
     /// The encoded state that all opens of the document share.
     state: Option<State>,
+    /// The version whose description was measured last: the bounds of its text and its values.
+    described_size: Option<(Version, Option<JsonSize>)>,
     /// The last description: its version, the options of the request, and the answer.
     description: Option<(Version, [bool; 3], SharedMessage)>,
     /// The version whose state was named last, and that name.
@@ -194,6 +200,7 @@ impl Document {
             streams: Streams::default(),
             deferred: VecDeque::new(),
             state: None,
+            described_size: None,
             description: None,
             named: None,
             writers: Writers::default(),
@@ -246,7 +253,42 @@ impl Document {
         (self.head, text)
     }
 
+    /// The maximal bytes of a description's text, and of the values that exist while it is made:
+    /// none if it is there already. `None` if it is too large.
+    pub(super) fn description_size(
+        &mut self,
+        asked: &SyncDescribe,
+        max_bytes: usize,
+    ) -> Option<(usize, usize)> {
+        if let Some((_, _, answer)) = &self.description
+            && self.has_description(asked)
+        {
+            return Some((answer.body_len(), 0));
+        }
+        // An outdated description makes space for the next one.
+        self.description.take_if(|known| known.0 != self.head);
+        let size = match self.described_size {
+            Some((version, size)) if version == self.head => size,
+            _ => {
+                let memory = max_bytes.saturating_mul(DESCRIPTION_MEMORY);
+                let size = self.replica.measure_json(max_bytes, memory);
+                self.described_size = Some((self.head, size));
+                size
+            }
+        }?;
+        // A state shares the document's schema; a description copies it.
+        let schema = if asked.with_schema {
+            self.schema.text.len()
+        } else {
+            0
+        };
+        let text = size.text + schema + DESCRIPTION_BYTES;
+        let values = size.memory + schema.saturating_mul(SCHEMA_MEMORY);
+        Some((text, values))
+    }
+
     /// Returns the document's JSON as an answer, shared by all requests for the same version.
+    /// `charge` is for its text.
     ///
     /// # Errors
     /// A refusal if the JSON is longer than a message may be. This is known before the answer is
@@ -255,7 +297,7 @@ impl Document {
         &mut self,
         asked: &SyncDescribe,
         max_bytes: usize,
-        usage: &Usage,
+        mut charge: Charge,
     ) -> Result<SharedMessage, Refusal> {
         let what = [asked.include_ids, asked.with_version, asked.with_schema];
         if let Some((version, known, answer)) = &self.description
@@ -263,23 +305,23 @@ impl Document {
         {
             return Ok(answer.clone());
         }
-        // Releases the old description before the next one is made.
-        self.description = None;
-        let memory = max_bytes.saturating_mul(DESCRIPTION_MEMORY);
-        let json = self
-            .replica
-            .to_json_within(asked.include_ids, max_bytes, memory);
-        let json = json.ok_or_else(|| {
+        let Some((text_bytes, _)) = self.description_size(asked, max_bytes) else {
             let text = format!(
                 "too large: the document's JSON has more than {max_bytes} bytes, or too many \
                  values; open the document instead"
             );
-            Refusal::invalid(text)
-        })?;
+            return Err(Refusal::invalid(text));
+        };
+        // Releases the old description before the next one is made.
+        self.description = None;
+        let json = self.replica.to_json(asked.include_ids);
         let version = asked.with_version.then(|| self.version());
         let schema = asked.with_schema.then(|| self.schema.json().into_owned());
         let content = SyncDescribed::new(json, version, schema).into_content();
-        let answer = SharedMessage::answer(usage.share(SharedMessage::answer_head(&content)));
+        let head = SharedMessage::answer_head_of(&content, text_bytes);
+        charge.shrink(charge.bytes().saturating_sub(head.len()));
+        charge.grow_anyway(head.len().saturating_sub(charge.bytes()));
+        let answer = SharedMessage::answer(share(head, charge));
         self.description = Some((self.head, what, answer.clone()));
         Ok(answer)
     }
@@ -378,6 +420,7 @@ impl Document {
         self.head = self.committed;
         self.state = None;
         self.description = None;
+        self.described_size = None;
         self.named = None;
         self.measured = None;
         self.sent.clear();

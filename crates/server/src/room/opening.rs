@@ -6,7 +6,7 @@ use std::sync::Arc;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use meshagent_document::{InsertError, Limits, MeshDocument};
-use meshagent_ledger::Held;
+use meshagent_ledger::{Charge, Held};
 use meshagent_protocol::sync::{SyncCreate, SyncDescribe, SyncOpenStart, SyncPatch};
 use meshagent_protocol::{Content, ErrorCode};
 use meshagent_store::{
@@ -468,15 +468,16 @@ impl Room {
         };
         // A broken document is being read again. Only the refusal of a creation needs no replica.
         let is_broken = document.is_broken() && !matches!(waiter, Waiter::Create { .. });
+        let path = Arc::clone(&document.path);
         let room = if is_broken {
             Err(Full::Own)
         } else {
             self.has_room_for(id, &waiter)
         };
-        if let Err(full) = room {
-            let path = Arc::clone(&document.path);
-            return self.wait(&path, waiter, full);
-        }
+        let making = match room {
+            Ok(making) => making,
+            Err(full) => return self.wait(&path, waiter, full),
+        };
         let Some(document) = self.documents.get_mut(id) else {
             return;
         };
@@ -492,11 +493,17 @@ impl Room {
                 if document.streams.is_empty() {
                     document.idle_since = Some(self.now);
                 }
+                // The work is charged until the end of this turn.
+                let (text, _work) = making.map_or_else(
+                    || (Charge::none(), Charge::none()),
+                    |making| (making.text, making.work),
+                );
                 if !document.has_description(&describe) {
-                    self.made_bytes = self.made_bytes.saturating_add(document.bytes);
+                    let made = document.bytes.max(text.bytes());
+                    self.made_bytes = self.made_bytes.saturating_add(made);
                 }
                 let max_bytes = self.config.limits.max_message_bytes;
-                match document.described(&describe, max_bytes, &self.usage) {
+                match document.described(&describe, max_bytes, text) {
                     Ok(answer) => {
                         let described = Deferred::Described {
                             request,
@@ -518,7 +525,7 @@ impl Room {
                 if document.streams.is_empty() {
                     document.idle_since = Some(self.now);
                 }
-                self.apply_patch(request, id, &patch, &author);
+                self.apply_patch(request, id, patch, &author);
                 self.held = Held::none();
             }
             Waiter::Open {

@@ -5,11 +5,13 @@
 //! a refusal.
 
 use std::error::Error;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use meshagent_document::{
     Applied, DecodeError, EditError, Limits, MeshDocument, PatchError, PatchOutcome, merge_updates,
 };
+use meshagent_ledger::Kind;
 use meshagent_protocol::sync::{SyncPatch, SyncPatched};
 use meshagent_protocol::{Content, ErrorCode};
 use meshagent_store::{Author, Contribution, DocumentId, Write};
@@ -21,6 +23,12 @@ use super::opening::{Waiter, operations_of};
 use super::sync::with_repair;
 use super::{Conn, Refusal, Request, Room};
 use crate::metrics::UpdateOutcome;
+
+/// The memory of a patch's plan, as a multiple of the patch.
+const PLAN_MEMORY: usize = 2;
+/// The memory of a patch that is tried on a copy, without the copy: its edits, its updates and what
+/// they bring.
+const TRIED_MEMORY: usize = 4;
 
 /// One change for the log and the readers, in a form that published clients can follow.
 struct Step {
@@ -62,11 +70,14 @@ impl Room {
         &mut self,
         request: Request,
         id: DocumentId,
-        patch: &SyncPatch,
+        mut patch: SyncPatch,
         author: &Author,
     ) {
         self.renew_client_id(id);
-        let result = self.try_patch(request.conn, id, patch, author);
+        // Not copied: a patch may be large.
+        let operations = Value::Array(std::mem::take(&mut patch.patch));
+        let result = self.try_patch(request.conn, id, &patch, &operations, author);
+        let operations = operations.as_array().map_or(&[][..], Vec::as_slice);
         let Some(document) = self.documents.get_mut(id) else {
             return;
         };
@@ -90,7 +101,7 @@ impl Room {
         document.count_memory(share_of(&self.participants, request.conn));
         self.largest_document_bytes = self.largest_document_bytes.max(document.bytes);
         let name = document.version();
-        let patched = SyncPatched::new(name, &patch.patch, &changed, patch.dry_run);
+        let patched = SyncPatched::new(name, operations, &changed, patch.dry_run);
         let mut content = Some(patched.to_content());
         if let Some(content) = content.take_if(|_| steps.is_empty()) {
             return self.answer_later(id, request, content);
@@ -151,12 +162,19 @@ impl Room {
         conn: Conn,
         id: DocumentId,
         patch: &SyncPatch,
+        operations: &Value,
         author: &Author,
     ) -> Result<(Vec<Step>, Vec<bool>), Refusal> {
         let limits = self.document_limits();
         let max_update = self.config.limits.max_update_bytes;
         let max_document = self.config.limits.max_document_bytes;
         let by_server = self.by_server();
+        let account = self.participants.get(&conn);
+        let account = account.map(|participant| Arc::clone(&participant.account));
+        let patch_bytes = self.held.bytes();
+        let planning = account.as_ref().map(|account| {
+            account.charge_anyway(Kind::Work, patch_bytes.saturating_mul(PLAN_MEMORY))
+        });
         let ids = &mut self.ids;
         let mut next_id = || ids.uuid();
         let Some(document) = self.documents.get_mut(id) else {
@@ -169,13 +187,12 @@ impl Room {
                 return Err(moved_on(&version));
             }
         }
-        let operations = Value::Array(patch.patch.clone());
         let contribution = |operations| Contribution {
             author: author.clone(),
             at: by_server.at,
             operations,
         };
-        let plan = document.replica.plan_patch(&operations, &mut next_id);
+        let plan = document.replica.plan_patch(operations, &mut next_id);
         let plan = plan.map_err(|error| refused(&error))?;
         let bound = plan.bound();
         let left = match bound.added {
@@ -204,7 +221,15 @@ impl Room {
         if let Some(refusal) = document.tried(participant, bound.bytes) {
             return Err(refusal);
         }
-        // A change that can't be undone is tried on a copy first.
+        // A change that can't be undone is tried on a copy first. The plan makes space for it.
+        drop((plan, planning));
+        let copied = document.memory().saturating_add(document.bytes);
+        let copied = copied.saturating_add(patch_bytes.saturating_mul(TRIED_MEMORY));
+        let copying = account.map(|account| account.try_work(copied));
+        if let Some(None) = copying {
+            let text = "other documents are being copied or described; try again";
+            return Err(Refusal::new(ErrorCode::OperationFailed, text));
+        }
         self.metrics.state_encodings.inc();
         let client_id = document.replica.client_id();
         let schema = document.replica.schema().clone();
@@ -214,7 +239,7 @@ impl Room {
         copy.set_limits(limits);
         let structure = copy.structure_bytes();
         let PatchOutcome { steps, changed } = copy
-            .apply_patch_in_steps(&operations, &mut next_id)
+            .apply_patch_in_steps(operations, &mut next_id)
             .map_err(|error| refused(&error))?;
         let bytes: usize = steps.iter().map(|step| step.update.len()).sum();
         let grows = steps.iter().any(|step| !step.operations.is_empty());

@@ -17,6 +17,7 @@ mod gate;
 mod held;
 mod identity;
 mod limits;
+mod making;
 mod misfits;
 mod moving;
 mod news;

@@ -65,6 +65,15 @@ impl Waiting {
     }
 }
 
+/// The charges of an answer that is about to be made.
+#[derive(Debug)]
+pub(super) struct Making {
+    /// For the text of a description.
+    pub(super) text: Charge,
+    /// For what the turn drops again.
+    pub(super) work: Charge,
+}
+
 /// Why a request waits.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Full {
@@ -75,54 +84,64 @@ pub(super) enum Full {
 }
 
 impl Room {
-    /// Whether the answer to `waiter` may be made and queued now.
-    pub(super) fn has_room_for(&self, id: DocumentId, waiter: &Waiter) -> Result<(), Full> {
+    /// Whether the answer to `waiter` may be made and queued now. Charges what is to be made.
+    pub(super) fn has_room_for(
+        &mut self,
+        id: DocumentId,
+        waiter: &Waiter,
+    ) -> Result<Option<Making>, Full> {
         let Some(participant) = self.participants.get(&waiter.conn()) else {
-            return Ok(());
+            return Ok(None);
         };
-        let Some(document) = self.documents.get(id) else {
-            return Ok(());
+        let Some(document) = self.documents.get_mut(id) else {
+            return Ok(None);
         };
-        let (has_state, with_schema) = match waiter {
-            Waiter::Create { .. } | Waiter::Patch { .. } => return Ok(()),
-            Waiter::Describe { describe, .. } => (false, describe.with_schema),
-            Waiter::Open { start, .. } => {
-                let asks_for_state = start.vector.is_none();
-                (asks_for_state && document.has_current_state(), false)
-            }
+        let max_text = self.config.limits.max_message_bytes;
+        let describe = match waiter {
+            Waiter::Create { .. } | Waiter::Patch { .. } => return Ok(None),
+            Waiter::Describe { describe, .. } => Some(describe),
+            Waiter::Open { .. } => None,
         };
         if !participant.outbox.accepts_broadcast(false) {
             return Err(Full::Own);
         }
-        let text_bytes = document.bytes / 3 * 4;
-        // A state shares the document's schema; a description copies it.
-        let schema_bytes = if with_schema {
-            document.schema.text.len()
-        } else {
-            0
+        let (bytes, work) = match (describe, waiter) {
+            (Some(describe), _) => match document.description_size(describe, max_text) {
+                // It is refused.
+                None => return Ok(None),
+                Some(size) => size,
+            },
+            // The state is encoded before it becomes text.
+            (None, _) => (document.bytes / 3 * 4, document.bytes),
         };
-        let bytes = text_bytes + schema_bytes;
-        if bytes < SMALL_BYTES {
-            return Ok(());
-        }
+        let exists = match waiter {
+            Waiter::Open { start, .. } => start.vector.is_none() && document.has_current_state(),
+            _ => work == 0,
+        };
         let max = self.config.limits.max_shared_bytes;
-        if !participant.account.may_take(bytes, max) {
+        let is_small = bytes.max(work) < SMALL_BYTES;
+        if !is_small && !participant.account.may_take(bytes, max) {
             return Err(Full::Own);
         }
-        if has_state {
-            return Ok(());
+        if exists {
+            return Ok(None);
         }
-        let is_description = matches!(waiter, Waiter::Describe { .. });
-        if is_description && !document.takes_description() {
+        if describe.is_some() && !is_small && !document.takes_description() {
             return Err(Full::Own);
         }
-        let in_use = self.usage.shared_bytes();
-        // An answer that is larger than the bound is made when no others hold memory.
-        if in_use == 0 || in_use.saturating_add(bytes) <= max {
-            Ok(())
+        let (text, work) = if is_small {
+            let text = self.usage.common().charge_anyway(Kind::Shared, bytes);
+            (Some(text), Some(Charge::none()))
         } else {
-            Err(Full::Others)
-        }
+            let text = self.usage.reserve(bytes, &self.config.limits);
+            (text, participant.account.try_work(work))
+        };
+        let (Some(text), Some(work)) = (text, work) else {
+            return Err(Full::Others);
+        };
+        // A state charges its text itself.
+        let text = describe.map_or_else(Charge::none, |_| text);
+        Ok(Some(Making { text, work }))
     }
 
     /// Keeps a request for later.
