@@ -9,9 +9,9 @@
 //! also returns address space (`retain:false`, in `.cargo/config.toml`, because it is a build-time
 //! setting), so a limit on the process's address space limits the memory in use.
 //!
-//! For the same reason it keeps freed memory for 300 milliseconds instead of ten seconds, and blocks
-//! of 1 MiB and more not at all. Rooms that make descriptions and handle large patches free hundreds
-//! of megabytes in a second; kept for ten, they would take more than everything in use.
+//! For the same reason it keeps freed memory for 300 milliseconds instead of ten seconds, and
+//! blocks of 1 MiB and more not at all. Rooms that make descriptions and handle large patches free
+//! hundreds of megabytes in a second; kept for ten, they would take more than everything in use.
 
 #[cfg(target_os = "linux")]
 #[global_allocator]

@@ -351,7 +351,7 @@ fn the_reserve_has_a_bound_whatever_the_number_of_names() {
 }
 
 #[tokio::test]
-async fn whoever_holds_little_waits_only_behind_others_who_hold_little() {
+async fn small_holders_wait_only_behind_other_small_holders() {
     let ledger = ledger();
     let held = fill(&ledger, names(2), Kind::Received);
     let mut others = fill(&ledger, names(100).skip(2), Kind::Received);
@@ -396,7 +396,7 @@ async fn senders_have_to_be_faster_the_longer_others_wait() {
     // A healthy sender continues, and so does everybody while nobody waits.
     assert_eq!(ends_after(600 << 10, &sender, true), None);
     assert_eq!(ends_after(1 << 10, &sender, false), None);
-    // Whoever holds little may be as slow as before.
+    // A holder of little may be as slow as before.
     let little = ledger.account("少");
     let part = little.try_charge(Kind::Received, 200 << 10).unwrap();
     assert_eq!(ends_after(66 << 10, &little, true), None);

@@ -178,8 +178,8 @@ impl Rooms {
         .unwrap_or_else(|error| Err(StoreError::Unavailable(error.into())))
     }
 
-    /// Reads for the holder of a link to a file, who is in no room. The links take turns, and all of
-    /// them together take turns with the rooms.
+    /// Reads for the holder of a link to a file, who is in no room. The links take turns, and all
+    /// of them together take turns with the rooms.
     ///
     /// # Errors
     /// See [`Rooms::read`].

@@ -4,22 +4,23 @@
 //! change is queued for it as shared bytes. When the connection's queue is full, the cursor stays.
 //! The missed changes follow, merged, when the queue has space again.
 
+mod frames;
 mod growth;
 mod streams;
 
-use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use meshagent_document::{JsonSize, MeshDocument, merge_updates};
+use meshagent_document::{JsonSize, MeshDocument};
 use meshagent_ledger::{Charge, Held, Kind, OpenCharge};
 use meshagent_protocol::sync::{SyncDescribe, SyncDescribed};
 use meshagent_protocol::{Content, ErrorCode, SharedChunk, SharedMessage, sync as wire};
 use meshagent_store::{DocumentId, Seq, Timestamp};
 
+use self::frames::{Frame, merge};
 pub(super) use self::growth::Growth;
 use self::growth::Tried;
 use self::streams::Streams;
@@ -37,8 +38,6 @@ use crate::usage::{Usage, share};
 /// Bytes of recent changes kept for readers that fall behind. A reader that is further behind
 /// receives the full state.
 const RECENT_BYTES: usize = 1 << 20;
-/// The maximum bytes of a merged change; a single update may be longer.
-const MERGED_BYTES: usize = 1 << 20;
 /// The maximum number of descriptions of a large document that may wait for the disk. Further
 /// requests wait before theirs is made.
 const WAITING_DESCRIPTIONS: usize = 4;
@@ -484,79 +483,6 @@ impl Document {
         let missed = self.recent.iter().filter(|(version, _)| *version > cursor);
         let missed = missed.map(|(version, update)| Frame::of(*version, update, None));
         Some(merge(missed.collect(), merges))
-    }
-}
-
-/// An update that readers receive as one change.
-struct Frame<'a> {
-    version: Version,
-    update: Cow<'a, [u8]>,
-    known_to: Option<StreamId>,
-}
-
-impl<'a> Frame<'a> {
-    fn of(version: Version, update: &'a [u8], known_to: Option<StreamId>) -> Self {
-        Self {
-            version,
-            update: Cow::Borrowed(update),
-            known_to,
-        }
-    }
-
-    /// Whether the update deletes or overwrites something: its delete set, the last part, is not
-    /// empty.
-    ///
-    /// Our replica wrote the bytes in their shortest form. An empty set is a 0, and any other ends
-    /// with a length.
-    fn deletes(&self) -> bool {
-        self.update.last() != Some(&0)
-    }
-}
-
-/// Merges neighbouring changes, so that those which arrived while the disk was busy become one.
-///
-/// A reader that takes merged changes receives everything as one. For others, an update that
-/// deletes is sent alone: the published SDKs keep their view of a document by deltas and lose count
-/// when one update deletes in two places of an element, or deletes and then changes something
-/// behind that.
-fn merge(frames: Vec<Frame<'_>>, merges: bool) -> Vec<Frame<'_>> {
-    let mut runs: Vec<Vec<Frame<'_>>> = Vec::new();
-    let mut run_bytes = 0;
-    for frame in frames {
-        let bytes = frame.update.len();
-        let joins = |run: &Vec<Frame<'_>>| {
-            run_bytes + bytes <= MERGED_BYTES && (merges || !frame.deletes() && !run[0].deletes())
-        };
-        match runs.last_mut() {
-            Some(run) if joins(run) => {
-                run.push(frame);
-                run_bytes += bytes;
-            }
-            _ => {
-                runs.push(vec![frame]);
-                run_bytes = bytes;
-            }
-        }
-    }
-    runs.into_iter().flat_map(merge_run).collect()
-}
-
-/// Merges a run into one frame. A run of one, or one that does not merge, stays as it is.
-fn merge_run(run: Vec<Frame<'_>>) -> Vec<Frame<'_>> {
-    if run.len() < 2 {
-        return run;
-    }
-    let updates: Vec<&[u8]> = run.iter().map(|frame| &*frame.update).collect();
-    match (run.last(), merge_updates(&updates)) {
-        (Some(last), Ok(update)) => vec![Frame {
-            version: last.version,
-            update: Cow::Owned(update),
-            // An author has its own changes, but not those of others that are merged with them.
-            known_to: last
-                .known_to
-                .filter(|author| run.iter().all(|frame| frame.known_to == Some(*author))),
-        }],
-        _ => run,
     }
 }
 
