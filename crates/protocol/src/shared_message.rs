@@ -58,7 +58,7 @@ impl SharedMessage {
         Self::answer_head_of(content, 0)
     }
 
-    /// The body of an answer of at most `bytes` bytes, which are allocated together. A longer answer
+    /// The body of an answer of at most `bytes` bytes, allocated in advance. A longer answer
     /// is complete as well.
     pub fn answer_head_of(content: &Content, bytes: usize) -> Vec<u8> {
         // A description may be large, so its text is written in place, not copied into a
