@@ -606,6 +606,8 @@ impl Replica {
         let (mut remade, mut lost) = (Remade::default(), Vec::new());
         let (mut is_waited_for, mut is_conflict) = (false, false);
         let mut carried = None;
+        // Blanks that follow operations which were kept until now, and are not any more.
+        let mut behind_gaps = Vec::new();
         let is_overwritten = before.refused().any(|one| one.is_overwritten);
         for one in before.into_values() {
             if one.kind != Kind::Edit {
@@ -613,11 +615,11 @@ impl Replica {
                     Standing::Refused => lost.push(LostEdit::of_fill(one)),
                     // A fill would restore what was refused.
                     _ if one.kind == Kind::Fill => {}
-                    _ => {
-                        if document.apply_update(&one.update).is_ok() {
-                            self.queue.push(one);
-                        }
-                    }
+                    _ => match document.apply_update(&one.update) {
+                        Ok(applied) if applied.gap => behind_gaps.push(one.update),
+                        Ok(_) => self.queue.push(one),
+                        Err(_) => {}
+                    },
                 }
                 continue;
             }
@@ -667,8 +669,11 @@ impl Replica {
         }
         // Nothing is compacted before the new document has replaced the old one.
         (self.slack_bytes, self.compacted) = (usize::MAX, 0);
-        if is_waited_for && !is_conflict {
+        if (is_waited_for || !behind_gaps.is_empty()) && !is_conflict {
             self.fill_in(&mut document, &remade);
+        }
+        for update in behind_gaps {
+            self.keep(update, Kind::Blank, self.next);
         }
         let is_lost = |mark| lost.iter().any(|one: &LostEdit| one.marks.contains(&mark));
         document.take_over_undo(&mut self.document, &remade, is_lost);

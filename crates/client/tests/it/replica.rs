@@ -493,6 +493,47 @@ fn undo_goes_on_after_a_refusal() {
 }
 
 #[test]
+fn nothing_is_missing_before_a_blank_when_an_edit_before_it_is_refused_later() {
+    let mut replica = Replica::new(document(1));
+    append(&mut replica, "é");
+    let id = append(&mut replica, "BAD");
+    let set = |replica: &mut Replica, value: &str| {
+        let target = Target::Id(id.clone());
+        let value = json!(value);
+        replica
+            .edit(|d| d.set_attribute(target, "text", value))
+            .unwrap();
+    };
+    set(&mut replica, "BAD 漢");
+    sent(&mut replica);
+    append(&mut replica, "zu groß");
+    let refused = sent(&mut replica).pop().unwrap();
+    append(&mut replica, "🌿");
+    sent(&mut replica);
+    assert!(!replica.refused(refused.number));
+    // The last edit is made again, and a blank follows those before the refused one.
+    replica.start_over(document(2));
+    let mut server = Picky::new();
+    for client in 3..20 {
+        // One by one, so that what follows a refused update was not sent.
+        let Some(next) = replica.next_to_send() else {
+            break;
+        };
+        if !next.update.windows(3).any(|bytes| bytes == b"BAD") {
+            server.document.apply_update(&next.update).unwrap();
+            assert!(!server.document.has_gap(), "{next:?}");
+            replica.acknowledged(next.number);
+        } else if !replica.refused(next.number) {
+            replica.start_over(server.again(client));
+        }
+    }
+    assert!(replica.is_saved());
+    assert!(!replica.document().has_gap());
+    assert_eq!(texts(&server.document), ["é", "🌿"]);
+    assert_eq!(texts(replica.document()), ["é", "🌿"]);
+}
+
+#[test]
 fn everything_is_refused_one_by_one_and_an_end_is_found() {
     let mut replica = Replica::new(document(1));
     let mut server = Picky::new();

@@ -130,7 +130,11 @@ impl OurDocument {
         let kept = shown
             .iter()
             .filter(|id| next.as_ref().is_none_or(|next| next.contains(*id)));
-        if let Some(id) = kept.into_iter().find(|id| !found.contains(*id)) {
+        // An element whose operations another program has used as well is an edit that is refused,
+        // and then handed over.
+        if let Some(id) = kept.into_iter().find(|id| !found.contains(*id))
+            && !is_impersonated
+        {
             return wrong(&format!("{id} was journaled, but is lost"));
         }
         let mut writes = self.writes;
