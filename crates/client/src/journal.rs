@@ -4,6 +4,7 @@
 //! it has become long. A record that a crash cut off ends the journal; a file with any other damage
 //! is set aside. [`Pending`] computes the next [`Batch`] to write from the replica, without I/O.
 
+mod lock;
 mod pending;
 mod record;
 mod recovered;
@@ -16,6 +17,7 @@ use std::path::{Path, PathBuf};
 
 use uuid::Uuid;
 
+use self::lock::lock;
 pub(crate) use self::pending::{Batch, Pending};
 use self::recovered::{Fault, recover, replica_of};
 pub(crate) use self::writer::{Journals, Listed, WhenDamaged, Writer};
@@ -394,16 +396,6 @@ fn unsent_in(path: &Path, room: &RoomKey) -> io::Result<Result<Option<Unsent>, S
         Err(Fault::Newer) => Ok(None),
         Err(Fault::Damaged(reason)) => Err(reason),
     })
-}
-
-/// Takes a journal's lock.
-fn lock(path: &Path) -> Result<File, JournalError> {
-    let lock = OpenOptions::new()
-        .create(true)
-        .append(true)
-        .open(path.with_extension("lock"))?;
-    lock.try_lock()?;
-    Ok(lock)
 }
 
 fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
