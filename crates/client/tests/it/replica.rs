@@ -497,14 +497,10 @@ fn nothing_is_missing_before_a_blank_when_an_edit_before_it_is_refused_later() {
     let mut replica = Replica::new(document(1));
     append(&mut replica, "é");
     let id = append(&mut replica, "BAD");
-    let set = |replica: &mut Replica, value: &str| {
-        let target = Target::Id(id.clone());
-        let value = json!(value);
-        replica
-            .edit(|d| d.set_attribute(target, "text", value))
-            .unwrap();
-    };
-    set(&mut replica, "BAD 漢");
+    let target = Target::Id(id);
+    replica
+        .edit(|d| d.set_attribute(target, "text", json!("BAD 漢")))
+        .unwrap();
     sent(&mut replica);
     append(&mut replica, "zu groß");
     let refused = sent(&mut replica).pop().unwrap();
