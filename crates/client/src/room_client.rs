@@ -95,7 +95,7 @@ pub enum RoomEnd {
         /// The server's explanation.
         text: String,
     },
-    /// A setting is missing or invalid, or there is no token.
+    /// A setting is missing or invalid, or the token is missing.
     #[error("{0}")]
     Setting(String),
     /// The room's task panicked, or its runtime has shut down.

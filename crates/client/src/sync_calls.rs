@@ -63,8 +63,8 @@ impl SyncCalls {
     ///
     /// # Errors
     ///
-    /// If the path is invalid, or the server refuses, for instance because there is no document
-    /// (code 1003).
+    /// If the path is invalid, or the server refuses the request, for instance with code 1003
+    /// because the document does not exist.
     ///
     /// ```
     /// # use serde_json::json;
@@ -116,8 +116,8 @@ impl SyncCalls {
     /// # Errors
     ///
     /// If the server refuses the patch: with code 1002 if it is malformed or violates the schema,
-    /// 1005 if a `test` failed or the document has another version, 1003 if there is no document or
-    /// the server does not have this tool.
+    /// 1005 if a `test` failed or the document has another version, 1003 if the document does not
+    /// exist or the server lacks this tool.
     ///
     /// ```
     /// # use meshagent_client::CallError;
@@ -132,7 +132,7 @@ impl SyncCalls {
     /// let mut input = SyncPatch::new(DocPath::parse("notes.document")?, vec![add]);
     /// let patched = connection.sync().patch(&input).await?;
     /// assert!(patched.operations[0].changed);
-    /// // For a version that the document has no more.
+    /// // For a version other than the present one.
     /// input.if_version = Some("another".to_owned());
     /// let refused = connection.sync().patch(&input).await;
     /// assert!(matches!(refused, Err(CallError::Refused { code: Some(1005), .. })));

@@ -111,8 +111,8 @@ impl SyncClient {
     ///
     /// # Errors
     ///
-    /// If the path is invalid, the server refuses, for instance because there is no document (code
-    /// 1003), or there will be no connection.
+    /// If the path is invalid, if the server refuses the request, for instance with code 1003
+    /// because the document does not exist, or if the room has ended.
     ///
     /// ```
     /// # use serde_json::json;
@@ -163,8 +163,8 @@ impl SyncClient {
     /// # Errors
     ///
     /// If the server refuses the patch: with code 1002 if it is malformed or violates the schema,
-    /// 1005 if a `test` failed or the document has another version, 1003 if there is no document or
-    /// the server does not have this tool.
+    /// 1005 if a `test` failed or the document has another version, 1003 if the document does not
+    /// exist or the server lacks this tool.
     ///
     /// # Cancel safety
     ///

@@ -587,8 +587,8 @@ impl Room {
         }
     }
 
-    /// Handles that there is no document: the first waiting request that may create it does so, and
-    /// those before it are refused.
+    /// Handles a missing document: the first waiting request that may create it does so, and those
+    /// before it are refused.
     fn missing(&mut self, path: &str) {
         let Some(waiters) = self.documents.take_waiters(path) else {
             return;

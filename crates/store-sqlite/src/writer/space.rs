@@ -117,7 +117,7 @@ impl Writer {
         self.is_wal_clean() && self.sweep.is_due()
     }
 
-    /// Removes some of the rows of erased keys, and returns whether that is done for now.
+    /// Removes some of the rows of erased keys. Returns whether no further ones can be removed now.
     fn sweep_keys(&mut self) -> Result<bool, Failed> {
         if !self.is_sweep_due() {
             return Ok(true);
