@@ -5,7 +5,7 @@
 //! crosses a bound. The growth by an update is estimated before the update is applied, and counted
 //! for its author afterwards.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// When the memory for all is used up, a participant that has less than a sixteenth of it may still
@@ -88,7 +88,7 @@ impl OpenMemory {
         state.add(&name, bytes);
         drop(state);
         Ok(OpenCharge {
-            shares: BTreeMap::from_iter([(name, bytes)]),
+            shares: Shares(vec![(name, bytes)]),
             passing: 0,
             bytes,
             all: Arc::clone(self),
@@ -138,7 +138,7 @@ impl State {
 #[derive(Debug)]
 pub struct OpenCharge {
     /// The bytes by the participant that caused them.
-    shares: BTreeMap<Arc<str>, usize>,
+    shares: Shares,
     /// Additional bytes for a limited time, which count for the largest shares.
     passing: usize,
     /// The sum of the shares, without that.
@@ -154,7 +154,7 @@ impl OpenCharge {
 
     /// Whether a participant has a share in the document.
     pub fn is_shared_by(&self, participant: &str) -> bool {
-        self.shares.contains_key(participant)
+        self.shares.position(participant).is_ok()
     }
 
     /// The number of bytes that a participant may add to the document.
@@ -196,7 +196,7 @@ impl OpenCharge {
         let state = self.all.state();
         let (own, all) = (state.of(participant), state.bytes);
         drop(state);
-        let here = self.shares.get(participant).copied().unwrap_or_default();
+        let here = self.shares.of(participant);
         let limit = max / 8 * 3;
         let of_own = if own == here {
             usize::MAX
@@ -225,27 +225,28 @@ impl OpenCharge {
             let name = state.name_of(participant);
             let grown = bytes - self.bytes;
             state.add(&name, grown);
-            *self.shares.entry(name).or_default() += grown;
+            self.shares.add(name, grown);
         }
         if passing > self.passing {
-            let largest = self.shares.iter().max_by_key(|(_, share)| **share);
-            let name = largest.map_or_else(|| participant.into(), |(name, _)| Arc::clone(name));
+            let largest = self.shares.largest().map(|at| &self.shares.0[at].0);
+            let name = largest.map_or_else(|| participant.into(), Arc::clone);
             let grown = passing - self.passing;
             state.add(&name, grown);
-            *self.shares.entry(name).or_default() += grown;
+            self.shares.add(name, grown);
         }
         // Nobody knows whose bytes were removed, so the largest shares shrink first.
         let mut gone = self.bytes.saturating_sub(bytes) + self.passing.saturating_sub(passing);
         while gone > 0 {
-            let largest = self.shares.iter_mut().max_by_key(|(_, share)| **share);
-            let Some((name, share)) = largest else { break };
+            let Some(largest) = self.shares.largest() else {
+                break;
+            };
+            let (name, share) = &mut self.shares.0[largest];
             let released = gone.min(*share);
             *share -= released;
             gone -= released;
             state.release(name, released);
             if *share == 0 {
-                let name = Arc::clone(name);
-                self.shares.remove(&name);
+                self.shares.0.remove(largest);
             }
         }
         drop(state);
@@ -253,10 +254,44 @@ impl OpenCharge {
     }
 }
 
+/// Bytes by participant, ordered by name. Most documents have one or two participants, for which a
+/// list takes the least memory.
+#[derive(Debug)]
+struct Shares(Vec<(Arc<str>, usize)>);
+
+impl Shares {
+    fn position(&self, participant: &str) -> Result<usize, usize> {
+        self.0
+            .binary_search_by(|(name, _)| (**name).cmp(participant))
+    }
+
+    fn of(&self, participant: &str) -> usize {
+        self.position(participant).map_or(0, |at| self.0[at].1)
+    }
+
+    fn add(&mut self, participant: Arc<str>, bytes: usize) {
+        match self.position(&participant) {
+            Ok(at) => self.0[at].1 += bytes,
+            Err(at) => {
+                self.0.reserve_exact(usize::from(self.0.len() < 2));
+                self.0.insert(at, (participant, bytes));
+            }
+        }
+    }
+
+    /// The index of the largest share.
+    fn largest(&self) -> Option<usize> {
+        let shares = self.0.iter().enumerate();
+        shares
+            .max_by_key(|(_, (_, share))| *share)
+            .map(|(at, _)| at)
+    }
+}
+
 impl Drop for OpenCharge {
     fn drop(&mut self) {
         let mut state = self.all.state();
-        for (name, share) in &self.shares {
+        for (name, share) in &self.shares.0 {
             state.release(name, *share);
         }
     }

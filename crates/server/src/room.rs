@@ -211,6 +211,8 @@ pub(crate) struct Room {
     largest_document_bytes: usize,
     /// The batch in flight, which the committer has.
     in_flight: Option<Vec<Flight>>,
+    /// What is not settled yet of the batch whose result is being handled.
+    settling: VecDeque<Flight>,
     /// Reads in flight: what each is for, and what its request is charged.
     fetches: HashMap<u64, (Fetched, Held)>,
     /// Requests that wait for queue space, for memory or for a reload. Each is one unanswered
@@ -367,6 +369,7 @@ impl Room {
             in_flight_touches_many: None,
             largest_document_bytes: 0,
             in_flight: None,
+            settling: VecDeque::new(),
             fetches: HashMap::new(),
             waiting: VecDeque::new(),
             made_bytes: 0,

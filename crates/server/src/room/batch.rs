@@ -183,7 +183,11 @@ impl Room {
             Ok(results) => {
                 self.count_documents(&mut batch, &results);
                 let mut changed = BTreeMap::new();
-                for (flight, result) in batch.into_iter().zip(results) {
+                self.settling = batch.into();
+                for result in results {
+                    let Some(flight) = self.settling.pop_front() else {
+                        break;
+                    };
                     self.count_append(&flight, &result);
                     let mut thens = flight.thens;
                     let last = thens.pop();
@@ -195,6 +199,7 @@ impl Room {
                         self.settle(last, result, &mut changed);
                     }
                 }
+                self.settling = VecDeque::new();
                 self.publish_all(&mut changed);
             }
             Err(error) => self.fail_batch(batch, &error),
@@ -598,10 +603,14 @@ impl Room {
         }
     }
 
-    /// Ends the streams of a document that is gone, each with a close. The store will refuse what
-    /// is staged for the document. Requests that wait for it are served from what is now at its
+    /// Ends the streams of a document that is gone, each with a close, after refusing the updates
+    /// that are not on disk. Requests that wait for the document are served from what is now at its
     /// path.
     pub(super) fn close_document(&mut self, id: DocumentId) {
+        if let Some(path) = self.documents.path_of(id) {
+            let refusal = gone(path);
+            self.refuse_under_way(id, &refusal);
+        }
         let Some(mut document) = self.documents.remove(id) else {
             return;
         };
@@ -610,6 +619,31 @@ impl Room {
         let deferred = std::mem::take(&mut document.deferred);
         let others = self.ask_again(&document.path, deferred, &gone(&document.path));
         self.refuse_deferred(others, &gone(&document.path));
+    }
+
+    /// Refuses the updates of a document that are not on disk and, because it is gone, never will
+    /// be. The closes of its streams then report them.
+    fn refuse_under_way(&mut self, id: DocumentId, refusal: &Refusal) {
+        let settling = self.settling.iter_mut();
+        let in_flight = settling.chain(self.in_flight.iter_mut().flatten());
+        let staged = self.staged.iter_mut().flat_map(|staged| &mut staged.thens);
+        let mut refused = Vec::new();
+        for then in in_flight.flat_map(|flight| &mut flight.thens).chain(staged) {
+            if let Then::Appended {
+                document,
+                sender,
+                answer,
+                ..
+            } = then
+                && *document == id
+            {
+                refused.push((sender.take(), answer.take()));
+            }
+        }
+        for (sender, answer) in refused {
+            let request = answer.map(|(request, _)| request);
+            self.refuse_append(id, sender, request, refusal);
+        }
     }
 
     /// Places a document at its new path. It keeps its staged and in-flight writes. Its streams

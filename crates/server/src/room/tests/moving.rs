@@ -5,6 +5,7 @@
 
 mod arriving;
 
+use meshagent_protocol::ErrorCode;
 use meshagent_store::{Fault, RoomId, Store as _};
 use serde_json::json;
 
@@ -347,6 +348,58 @@ fn updates_behind_a_deletion_are_refused_and_not_in_the_next_document() {
         assert_eq!(old, [0; 3], "{what}");
         everywhere(&mut world, SOURCE, &["new"], &what);
     }
+}
+
+/// Published clients learn from the close what was not kept, so the close comes last.
+#[test]
+fn the_close_of_a_deleted_document_reports_the_updates_behind_the_deletion() {
+    let mut world = world();
+    let (writer, other) = (world.join("writer"), world.join("other"));
+    world.open(&writer, "w", json!({ "path": SOURCE }));
+    world.open(&other, "o", json!({ "path": SOURCE }));
+    let editor = Editor::new(1);
+    let before = world.update(&writer, "w", &editor.append("body", "before"));
+    world.invoke(&other, "storage", "delete", json!({ "path": SOURCE }));
+    let mut behind = vec![world.update(&writer, "w", &editor.append("body", "zurück"))];
+    world.run();
+    // The first one is in the batch of the deletion, and this one is in the next.
+    behind.push(world.update(&writer, "w", &editor.append("body", "落后")));
+    world.settle();
+
+    let own = |seen: &Seen| match seen {
+        Seen::Answer(id, _) => *id == before || behind.contains(id),
+        Seen::Chunk(_, chunk) => matches!(chunk, Content::Control(_)),
+        Seen::Other(_) => false,
+    };
+    let seen: Vec<Seen> = writer.take().into_iter().filter(own).collect();
+    let [
+        Seen::Answer(kept, Content::Empty),
+        refused @ ..,
+        Seen::Chunk(_, close),
+    ] = &*seen
+    else {
+        panic!("expected an answer, two refusals and a close, found {seen:?}");
+    };
+    assert_eq!(*kept, before);
+    let named = |seen: &Seen| match seen {
+        Seen::Answer(id, content) => (*id, code(content), super::text(content).contains(SOURCE)),
+        _ => (0, None, false),
+    };
+    let refused: Vec<_> = refused.iter().map(named).collect();
+    let not_found = |id: &u64| (*id, Some(ErrorCode::NotFound.number()), true);
+    assert_eq!(refused, behind.iter().map(not_found).collect::<Vec<_>>());
+    let Content::Control(Control::Close {
+        status_code: Control::INVALID_DATA,
+        message: Some(message),
+    }) = close
+    else {
+        panic!("expected a close that reports a loss, found {close:?}");
+    };
+    assert!(message.contains("and 1 more"), "{message}");
+    // Nothing of the other reader was lost.
+    let seen = other.take();
+    let closes = seen.iter().filter(|seen| matches!(seen, Seen::Chunk(_, Content::Control(close)) if *close == Control::close()));
+    assert_eq!(closes.count(), 1, "{seen:?}");
 }
 
 /// The next read that the room requests; it is not done yet.
