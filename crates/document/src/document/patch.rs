@@ -8,7 +8,7 @@ pub(super) mod pieces;
 
 use std::ops::Range;
 
-use serde_json::{Map, Number, Value};
+use serde_json::{Map, Value};
 use thiserror::Error;
 
 use self::overlay::Node;
@@ -547,31 +547,13 @@ fn size(value: &Value) -> usize {
 /// RFC 6902.
 pub(super) fn is_equal(a: &Value, b: &Value) -> bool {
     match (a, b) {
-        (Value::Number(a), Value::Number(b)) => is_same_number(a, b),
+        (Value::Number(a), Value::Number(b)) => a == b || a.as_f64() == b.as_f64(),
         (Value::Array(a), Value::Array(b)) => {
             a.len() == b.len() && a.iter().zip(b).all(|(a, b)| is_equal(a, b))
         }
         (Value::Object(a), Value::Object(b)) => are_equal(a, b),
         _ => a == b,
     }
-}
-
-/// Whether two numbers have the same value. Integers are not converted to `f64`, which would round
-/// large ones.
-fn is_same_number(a: &Number, b: &Number) -> bool {
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "a whole number in the range of `i128`, or saturated, which no integer of JSON is"
-    )]
-    let whole = |float: f64| (float.fract() == 0.0).then_some(float as i128);
-    let integer = |number: &Number| match number.as_i128() {
-        Some(integer) => Some(integer),
-        None => number.as_f64().and_then(whole),
-    };
-    if a.is_f64() && b.is_f64() {
-        return a.as_f64() == b.as_f64();
-    }
-    integer(a).is_some_and(|a| integer(b) == Some(a))
 }
 
 /// Like [`is_equal`], for the members of two objects.

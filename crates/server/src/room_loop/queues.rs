@@ -10,10 +10,11 @@
 //! used. Otherwise the first such envelopes of many participants would run one after the other.
 //! This delay is bounded by [`SHORT_SHARE`], so that they get their turn.
 //!
-//! Envelopes that may touch many entries of the storage wait while the room holds them back, and
-//! for some time after a previous one of the same participant; the participant's later envelopes
-//! wait behind them. So no participant occupies the disk, or fills the queue of storage events, at
-//! the expense of others.
+//! Envelopes that may touch many entries of the storage take little time here, but the room accepts
+//! nothing behind one until it is on disk. So they give way to short envelopes in the same way. They
+//! also wait while the room holds them back, and for some time after a previous one of the same
+//! participant; the participant's later envelopes wait behind them. So no participant occupies the
+//! disk, or fills the queue of storage events, at the expense of others.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
@@ -28,7 +29,7 @@ use crate::room::{Conn, may_touch_many};
 const LEAST_NANOS: u64 = 1_000;
 /// An envelope that takes more time has taken long.
 pub(super) const LONG: Duration = Duration::from_millis(8);
-/// Time that short envelopes get between two long ones.
+/// Time that short envelopes get between two long ones, and between two that may touch many entries.
 const SHORT_SHARE: Duration = Duration::from_millis(50);
 /// After an operation on many entries, its participant's next one waits for the disk's time
 /// multiplied by this.
@@ -60,6 +61,8 @@ pub(super) struct Queues {
     until: HashMap<Arc<str>, Timestamp>,
     /// Time that other envelopes have taken since the last long one.
     since_long: Duration,
+    /// Time that other envelopes have taken since the last one that may touch many entries.
+    since_many: Duration,
     /// The most time that a participant had used when it was served: the virtual time.
     clock: u64,
 }
@@ -76,7 +79,7 @@ struct Queue {
 }
 
 /// The line in which a participant waits, given by its next envelope.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Line {
     Ready,
     Long,
@@ -87,7 +90,7 @@ enum Line {
 #[derive(Debug)]
 pub(super) struct Served {
     slot: Slot,
-    was_long: bool,
+    line: Line,
 }
 
 impl Queue {
@@ -154,11 +157,11 @@ impl Queues {
         };
         let many = many.find(|(_, slot)| may_go(*slot));
         let many = many.map(|first| (Line::Many, *first));
-        let ready = self.ready.first().map(|first| (Line::Ready, *first));
-        ready
-            .into_iter()
-            .chain(many)
-            .min_by_key(|(_, first)| *first)
+        let Some(ready) = self.ready.first() else {
+            return many;
+        };
+        many.filter(|(_, many)| many < ready && self.since_many >= SHORT_SHARE)
+            .or(Some((Line::Ready, *ready)))
     }
 
     /// Returns the slot of a participant, a new one if it has none.
@@ -234,21 +237,19 @@ impl Queues {
 
     /// Removes that envelope. The caller reports its duration through [`served`](Self::served).
     pub(super) fn pop(&mut self, without_long: bool) -> Option<(Served, Letter)> {
-        let was_long = self.is_next_long() && !without_long;
-        let (had, slot) = if was_long {
-            self.since_long = Duration::ZERO;
-            self.long.pop_first()?
+        let (line, first) = if self.is_next_long() && !without_long {
+            (Line::Long, *self.long.first()?)
         } else {
-            let (line, first) = self.first_short()?;
-            self.line(line).take(&first)?
+            self.first_short()?
         };
+        let (had, slot) = self.line(line).take(&first)?;
         self.clock = self.clock.max(had);
         let queue = self.slots.get_mut(slot)?;
         let letter = queue.letters.pop_front()?;
         if let RoomInput::Leave(conn) = &letter.input {
             self.left(*conn);
         }
-        Some((Served { slot, was_long }, letter))
+        Some((Served { slot, line }, letter))
     }
 
     /// Forgets a connection that has left, or that the room did not take.
@@ -263,7 +264,7 @@ impl Queues {
     /// Records how long an envelope of this participant took, and whether it was heavy.
     pub(super) fn served(
         &mut self,
-        Served { slot, was_long }: Served,
+        Served { slot, line }: Served,
         took: Duration,
         was_heavy: bool,
         is_heavy: impl FnOnce(&Letter) -> bool,
@@ -275,8 +276,15 @@ impl Queues {
         if was_heavy {
             queue.heavy_took = Some(took);
         }
-        if !was_long {
-            self.since_long = self.since_long.saturating_add(took);
+        for (since, of) in [
+            (&mut self.since_long, Line::Long),
+            (&mut self.since_many, Line::Many),
+        ] {
+            *since = if line == of {
+                Duration::ZERO
+            } else {
+                since.saturating_add(took)
+            };
         }
         let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
         queue.had = queue.had.saturating_add(nanos.max(LEAST_NANOS));

@@ -1,6 +1,7 @@
 //! The order in which a room takes envelopes, and its estimate of the work in a turn.
 
 mod leaving;
+mod moving;
 mod weight;
 
 use std::cell::Cell;
