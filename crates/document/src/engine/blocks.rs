@@ -4,6 +4,8 @@
 //! In a flat list, a split in the middle would move everything behind it, so the list is divided
 //! into leaves.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use super::{ItemIndex, NONE};
 
 /// The maximal number of blocks in a leaf: 4 KiB.
@@ -23,6 +25,18 @@ pub(super) struct Blocks {
     leaves: Vec<Vec<Block>>,
     // The start of each leaf.
     starts: Vec<u32>,
+    last_found: LastFound,
+}
+
+/// The leaf in which a clock was found last. Clocks are mostly looked up in order, so the next one
+/// is often in the same leaf or beside it.
+#[derive(Debug, Default)]
+struct LastFound(AtomicUsize);
+
+impl Clone for LastFound {
+    fn clone(&self) -> Self {
+        Self(AtomicUsize::new(self.0.load(Ordering::Relaxed)))
+    }
 }
 
 impl Blocks {
@@ -47,13 +61,17 @@ impl Blocks {
         self.leaves.last()?.last().copied()
     }
 
-    /// The block before the one that contains a clock.
-    pub(super) fn before(&self, clock: u32) -> Option<Block> {
+    /// The block that contains a clock, and the one before it.
+    pub(super) fn find_both(&self, clock: u32) -> (Option<Block>, Block) {
         let (leaf, at) = self.position(clock);
-        match at.checked_sub(1) {
+        let block = self.leaves[leaf][at];
+        let before = match at.checked_sub(1) {
             Some(at) => Some(self.leaves[leaf][at]),
-            None => self.leaves[leaf.checked_sub(1)?].last().copied(),
-        }
+            None => leaf
+                .checked_sub(1)
+                .and_then(|leaf| self.leaves[leaf].last().copied()),
+        };
+        (before, block)
     }
 
     /// The block that contains a clock, and all later ones.
@@ -120,11 +138,22 @@ impl Blocks {
         }
     }
 
+    /// The leaf with the block that contains a clock.
+    fn leaf(&self, clock: u32) -> usize {
+        let is_behind = |leaf: usize| self.starts.get(leaf).is_none_or(|&start| start > clock);
+        let is_leaf = |leaf: &usize| !is_behind(*leaf) && is_behind(leaf + 1);
+        let last = self.last_found.0.load(Ordering::Relaxed);
+        if is_leaf(&last) {
+            return last;
+        }
+        let next = Some(last + 1).filter(is_leaf);
+        let leaf = next.unwrap_or_else(|| self.starts.partition_point(|&start| start <= clock) - 1);
+        self.last_found.0.store(leaf, Ordering::Relaxed);
+        leaf
+    }
+
     fn position(&self, clock: u32) -> (usize, usize) {
-        let leaf = match self.starts.last() {
-            Some(&last) if last <= clock => self.starts.len() - 1,
-            _ => self.starts.partition_point(|&start| start <= clock) - 1,
-        };
+        let leaf = self.leaf(clock);
         let blocks = &self.leaves[leaf];
         // Blocks often have similar lengths. Interpolation then saves the bisection, whose every
         // step may be a cache miss.
@@ -201,7 +230,8 @@ mod tests {
         for wanted in 0..clock {
             let at = model.partition_point(|block| block.start <= wanted) - 1;
             assert_eq!(blocks.find(wanted), model[at]);
-            assert_eq!(blocks.before(wanted), at.checked_sub(1).map(|at| model[at]));
+            let before = at.checked_sub(1).map(|at| model[at]);
+            assert_eq!(blocks.find_both(wanted), (before, model[at]));
             assert_eq!(blocks.count_from(wanted), model.len() - at);
         }
         let middle = model[model.len() / 2].start;

@@ -21,11 +21,13 @@ impl Engine {
             self.join(client, clock, Side::Right);
             self.join_behind(client, clock);
         }
+        // One list for all ranges, since there may be very many.
+        let mut starts: Vec<u32> = Vec::new();
         for (client, range) in transaction.deleted {
             let blocks = self.clients[client as usize].blocks.from(range.start);
-            let starts = blocks.map(|block| block.start);
-            let starts: Vec<u32> = starts.take_while(|&start| start <= range.end).collect();
-            for start in starts {
+            let found = blocks.map(|block| block.start);
+            starts.extend(found.take_while(|&start| start <= range.end));
+            for start in starts.drain(..) {
                 let touched = if start == range.start {
                     Side::Right
                 } else {
@@ -100,8 +102,7 @@ impl Engine {
     /// neighbours can't be joined.
     fn join(&mut self, client: ClientIndex, clock: u32, touched: Side) {
         let blocks = &self.clients[client as usize].blocks;
-        let right = blocks.find(clock);
-        let Some(left) = (right.start > 0).then(|| blocks.before(clock)).flatten() else {
+        let (Some(left), right) = blocks.find_both(clock) else {
             return;
         };
         match (left.is_collected(), right.is_collected()) {
