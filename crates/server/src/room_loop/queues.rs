@@ -10,11 +10,11 @@
 //! used. Otherwise the first such envelopes of many participants would run one after the other.
 //! This delay is bounded by [`SHORT_SHARE`], so that they get their turn.
 //!
-//! Envelopes that may touch many entries of the storage take little time here, but the room accepts
-//! nothing behind one until it is on disk. So they give way to short envelopes in the same way. They
-//! also wait while the room holds them back, and for some time after a previous one of the same
-//! participant; the participant's later envelopes wait behind them. So no participant occupies the
-//! disk, or fills the queue of storage events, at the expense of others.
+//! Envelopes that may touch many entries of the storage take little time here, but the room
+//! accepts nothing behind one until it is on disk. So they give way to short envelopes in the
+//! same way. They also wait while the room holds them back, and for some time after a previous
+//! one of the same participant; the participant's later envelopes wait behind them. So no
+//! participant occupies the disk, or fills the queue of storage events, at the expense of others.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
@@ -29,7 +29,8 @@ use crate::room::{Conn, may_touch_many};
 const LEAST_NANOS: u64 = 1_000;
 /// An envelope that takes more time has taken long.
 pub(super) const LONG: Duration = Duration::from_millis(8);
-/// Time that short envelopes get between two long ones, and between two that may touch many entries.
+/// Time that short envelopes get between two long ones, and between two that may touch many
+/// entries.
 const SHORT_SHARE: Duration = Duration::from_millis(50);
 /// After an operation on many entries, its participant's next one waits for the disk's time
 /// multiplied by this.
