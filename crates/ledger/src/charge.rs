@@ -92,6 +92,7 @@ impl Charge {
             let level = account.level(self.kind, scope);
             let _waits = Waits::at(level);
             let may_use_reserve = || account.waits_for_reserve(level, scope, more);
+            let was_small = may_use_reserve();
             let waited = wait_at(level, scope, may_use_reserve, || take(scope, &self.pass));
             // The first bytes of a connection are not taken from its participant or the server, so
             // no other charge waits for them there. A kind counts them.
@@ -105,6 +106,10 @@ impl Charge {
             tokio::select! {
                 biased;
                 result = waited => taken = result,
+                // The reserve is its right now, so it waits among those that may use it.
+                () = account.participant.lightened(may_use_reserve), if !was_small => {
+                    taken = take(scope, &self.pass);
+                }
                 permit = Arc::clone(overdraft).acquire_owned(), if may_pass => {
                     // The semaphores are never closed, so `permit` is not an error.
                     let permit = permit.ok().map(Arc::new);

@@ -18,8 +18,9 @@
 //!   connection's other messages don't have it.
 //! - A charge that is larger than a bound passes when nothing else is held there.
 //! - A participant that holds little may use a reserve of the server's bounds, so participants that
-//!   hold much never block it. It waits only behind others that may use the reserve. A connection
-//!   that holds little may use a half of the reserve, whatever its participant holds.
+//!   hold much never block it. It waits only behind others that may use the reserve, and does so
+//!   as soon as it holds little again. A connection that holds little may use a half of the
+//!   reserve, whatever its participant holds.
 //! - The charge that may exceed a bound uses nothing of the reserve.
 //! - The first 4 KiB of a connection count as part of the connection and never wait. Beyond them it
 //!   takes bytes from its participant and the server in steps of 16 KiB, so most messages touch

@@ -427,6 +427,37 @@ async fn who_waits_for_its_peer_is_within_the_bounds_or_is_refused() {
 }
 
 #[tokio::test]
+async fn waiting_charge_uses_the_reserve_as_soon_as_its_participant_holds_little() {
+    for is_same_connection in [true, false] {
+        let ledger = ledger();
+        let innocent = ledger.account("無辜");
+        let staged = innocent.try_charge(Kind::Staged, 8 * MIB).unwrap();
+        let held = fill(&ledger, names(4), Kind::Parsed);
+        let mut passing = begun(&ledger.account("慢慢发送的人0"));
+        passing.grow(MIB).await;
+        let mut first = begun(&ledger.account("慢慢发送的人1"));
+        let ahead = tokio::spawn(async move { first.grow(MIB).await });
+        tokio::task::yield_now().await;
+        let next = if is_same_connection {
+            Arc::clone(&innocent)
+        } else {
+            ledger.account("無辜")
+        };
+        let next = tokio::spawn(async move { next.charge(Kind::Received, MIB).await });
+        tokio::task::yield_now().await;
+        assert!(!next.is_finished());
+        // What is released is taken by nobody who waits: it exists already.
+        let other = ledger.common().charge_anyway(Kind::Shared, 8 * MIB);
+        drop(staged);
+        let served = tokio::time::timeout(Duration::from_secs(20), next).await;
+        drop(served.expect("the reserve").unwrap());
+        drop((passing, other, held));
+        ahead.await.unwrap();
+        assert_eq!(ledger.held(), 0);
+    }
+}
+
+#[tokio::test]
 async fn small_holders_wait_only_behind_other_small_holders() {
     let ledger = ledger();
     let held = fill(&ledger, names(2), Kind::Received);
