@@ -185,6 +185,7 @@ async fn first_parts_have_a_bound_and_other_files_have_their_turn() {
         idle.push(crowd.join_next().await.unwrap().unwrap());
     }
     while links.app.first_parts.waiting() < MORE {
+        assert!(crowd.try_join_next().is_none(), "more than the bound");
         tokio::task::yield_now().await;
     }
     let held = usage.ledger().held_of(Kind::Download);
