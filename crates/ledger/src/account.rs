@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use crate::bounds::{OverBound, Scope};
-use crate::charge::Charge;
+use crate::charge::{Charge, Pass};
 use crate::kind::Kind;
 use crate::ledger::{Ledger, Participant};
 use crate::level::Level;
@@ -47,10 +47,6 @@ pub(crate) struct Own {
     chunks_since: Option<Instant>,
     /// The length of all earlier spans.
     kept_waiting: Duration,
-    /// Whether one of its charges has the permit to exceed the participant's bound.
-    pub(crate) passes_participant: bool,
-    /// Whether one of its charges has the permit to exceed the server's bounds.
-    pub(crate) passes_server: bool,
 }
 
 impl Own {
@@ -184,7 +180,13 @@ impl Account {
     }
 
     /// Takes bytes from all accounts, or from none.
-    pub(crate) fn take(&self, kind: Kind, bytes: usize, how: How) -> Result<(), Scope> {
+    pub(crate) fn take(
+        &self,
+        kind: Kind,
+        bytes: usize,
+        how: How,
+        pass: &Pass,
+    ) -> Result<(), Scope> {
         let is_next = |level: &Level, scope| match how {
             How::Now => true,
             // A charge that has its turn here has queued at the earlier bounds already.
@@ -193,9 +195,7 @@ impl Account {
         let ledger = &**self.ledger();
         let mut own = lock(&self.own);
         let held = own.held + bytes;
-        let waits = how != How::Now;
-        let may_pass_all = waits && own.passes_server;
-        let may_pass_own = waits && own.passes_participant;
+        let (may_pass_own, may_pass_all) = (pass.participant.is_some(), pass.server.is_some());
         if !(may_pass_own || may_pass_all || self.level.fits(own.held, bytes, 0)) {
             return Err(Scope::Connection);
         }
@@ -216,8 +216,11 @@ impl Account {
             (reserve > 0 || is_next(level, scope)) && level.try_add(bytes, reserve)
         };
         if may_pass_all {
-            kind.add_passing(bytes);
-        } else if is_free {
+            // Before they are held, so that they never use up the reserve.
+            kind.pass(bytes);
+            server.pass(bytes);
+        }
+        if may_pass_all || is_free {
             kind.add(bytes);
         } else if !try_add(kind, Scope::Kind, bytes, of_kind) {
             return Err(Scope::Kind);
@@ -232,7 +235,7 @@ impl Account {
                 return Err(Scope::Participant);
             }
             if may_pass_all {
-                server.add_passing(more);
+                server.add(more);
             } else if !try_add(server, Scope::Server, more, of_server) {
                 kind.give(bytes);
                 participant.give(more);
@@ -287,10 +290,6 @@ impl Account {
             0
         };
         own.reserved -= back;
-        if own.passes_server {
-            self.ledger().kind(kind).stop_passing(bytes);
-            self.ledger().server.stop_passing(back);
-        }
         drop(own);
         self.level.wake();
         self.ledger().kind(kind).give(bytes);

@@ -10,13 +10,13 @@ use crate::kind::Kind;
 use crate::level::{Waits, wait_at};
 use crate::lock;
 
-/// The permits of a charge to exceed bounds, because others may wait for memory that its connection
-/// holds.
-#[derive(Debug, Default)]
-struct Pass {
-    participant: Option<OwnedSemaphorePermit>,
+/// The permits of a message's charges to exceed bounds, because others may wait for memory that its
+/// connection holds. They return when the last of these charges is dropped.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Pass {
+    pub(crate) participant: Option<Arc<OwnedSemaphorePermit>>,
     /// This one permits to exceed all bounds.
-    server: Option<OwnedSemaphorePermit>,
+    pub(crate) server: Option<Arc<OwnedSemaphorePermit>>,
 }
 
 /// Bytes of one kind that are held for a connection. They are released when the charge is dropped.
@@ -26,6 +26,8 @@ pub struct Charge {
     account: Option<Arc<Account>>,
     kind: Kind,
     bytes: usize,
+    /// The part of `bytes` that was taken with the permit to exceed all bounds.
+    passed: usize,
     pass: Pass,
 }
 
@@ -40,6 +42,7 @@ impl Charge {
             account,
             kind,
             bytes: 0,
+            passed: 0,
             pass: Pass::default(),
         }
     }
@@ -63,7 +66,9 @@ impl Charge {
     /// If a bound would be crossed; the charge is unchanged then.
     pub fn try_grow(&mut self, more: usize) -> Result<(), OverBound> {
         if let Some(account) = &self.account {
-            account.take(self.kind, more, How::Now).map_err(|scope| {
+            let pass = Pass::default();
+            let taken = account.take(self.kind, more, How::Now, &pass);
+            taken.map_err(|scope| {
                 account.note_refusal(scope);
                 OverBound { scope }
             })?;
@@ -81,19 +86,17 @@ impl Charge {
         let Some(account) = self.account.clone() else {
             return;
         };
-        let take = |at| account.take(self.kind, more, How::InTurn(at));
-        let mut taken = take(Scope::Connection);
+        let take = |at, pass: &Pass| account.take(self.kind, more, How::InTurn(at), pass);
+        let mut taken = take(Scope::Connection, &self.pass);
         while let Err(scope) = taken {
             let level = account.level(self.kind, scope);
             let _waits = Waits::at(level);
             let may_use_reserve = || account.waits_for_reserve(level, scope, more);
-            let waited = wait_at(level, scope, may_use_reserve, || take(scope));
+            let was_small = may_use_reserve();
+            let waited = wait_at(level, scope, may_use_reserve, || take(scope, &self.pass));
             // The first bytes of a connection are not taken from its participant or the server, so
             // no other charge waits for them there. A kind counts them.
-            if scope != Scope::Kind && account.held() <= FREE_BYTES {
-                taken = waited.await;
-                continue;
-            }
+            let may_pass = scope == Scope::Kind || account.held() > FREE_BYTES;
             let is_own = matches!(scope, Scope::Connection | Scope::Participant);
             let overdraft = if is_own {
                 &account.participant.overdraft
@@ -103,22 +106,40 @@ impl Charge {
             tokio::select! {
                 biased;
                 result = waited => taken = result,
-                permit = Arc::clone(overdraft).acquire_owned() => {
+                // The reserve is its right now, so it waits among those that may use it.
+                () = account.participant.lightened(may_use_reserve), if !was_small => {
+                    taken = take(scope, &self.pass);
+                }
+                permit = Arc::clone(overdraft).acquire_owned(), if may_pass => {
                     // The semaphores are never closed, so `permit` is not an error.
-                    let mut held = lock(&account.own);
+                    let permit = permit.ok().map(Arc::new);
                     if is_own {
-                        self.pass.participant = permit.ok();
-                        held.passes_participant = true;
+                        self.pass.participant = permit;
                     } else {
-                        self.pass.server = permit.ok();
-                        held.passes_server = true;
+                        self.pass.server = permit;
                     }
-                    drop(held);
-                    taken = take(scope);
+                    taken = take(scope, &self.pass);
                 }
             }
         }
         self.bytes += more;
+        if self.pass.server.is_some() {
+            self.passed += more;
+        }
+    }
+
+    /// Charges bytes of another kind as soon as they fit, for the same message: both charges share
+    /// the right to exceed bounds.
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped before it is ready, nothing is charged.
+    pub async fn beside(&mut self, kind: Kind, bytes: usize) -> Self {
+        let mut other = Self::new(self.account.clone(), kind);
+        other.pass = self.pass.clone();
+        other.grow(bytes).await;
+        self.pass = other.pass.clone();
+        other
     }
 
     /// Grows until the charge covers this number of bytes, as soon as they fit.
@@ -145,8 +166,22 @@ impl Charge {
     pub fn shrink(&mut self, less: usize) {
         let less = less.min(self.bytes);
         self.bytes -= less;
+        self.stop_passing(less);
         if let Some(account) = &self.account {
             account.give(self.kind, less);
+        }
+    }
+
+    /// Counts up to so many bytes no longer as beyond the bounds.
+    fn stop_passing(&mut self, bytes: usize) {
+        let bytes = bytes.min(self.passed);
+        if bytes > 0
+            && let Some(account) = &self.account
+        {
+            self.passed -= bytes;
+            let ledger = account.ledger();
+            ledger.kind(self.kind).stop_passing(bytes);
+            ledger.server.stop_passing(bytes);
         }
     }
 
@@ -168,31 +203,31 @@ impl Charge {
             return Err(other);
         }
         self.bytes += std::mem::take(&mut other.bytes);
-        self.pass.participant = self
-            .pass
-            .participant
-            .take()
-            .or_else(|| other.pass.participant.take());
-        self.pass.server = self.pass.server.take().or_else(|| other.pass.server.take());
+        self.passed += std::mem::take(&mut other.passed);
+        let pass = std::mem::take(&mut other.pass);
+        self.pass.participant = self.pass.participant.take().or(pass.participant);
+        self.pass.server = self.pass.server.take().or(pass.server);
         Ok(())
     }
 
     /// Gives up the right to exceed bounds, if there is one.
     pub fn stand_back(&mut self) {
-        let Some(account) = &self.account else { return };
-        let had = std::mem::take(&mut self.pass);
-        if had.participant.is_some() || had.server.is_some() {
-            let mut own = lock(&account.own);
-            own.passes_participant &= had.participant.is_none();
-            if had.server.is_some() {
-                own.passes_server = false;
-                let ledger = account.ledger();
-                // Only one charge has this permit.
-                for level in ledger.kinds.iter().chain([&ledger.server]) {
-                    level.stop_passing(usize::MAX);
-                }
-            }
-        }
+        self.stop_passing(usize::MAX);
+        self.pass = Pass::default();
+    }
+
+    /// A bound that the charge had the right to exceed, and that is exceeded now.
+    fn exceeded(&self) -> Option<Scope> {
+        let account = self.account.as_ref()?;
+        let scopes: &[Scope] = if self.pass.server.is_some() {
+            &[Scope::Kind, Scope::Participant, Scope::Server]
+        } else if self.pass.participant.is_some() {
+            &[Scope::Participant]
+        } else {
+            &[]
+        };
+        let exceeded = |scope: &Scope| account.level(self.kind, *scope).is_exceeded();
+        scopes.iter().copied().find(exceeded)
     }
 
     /// Changes the kind of the bytes.
@@ -204,10 +239,11 @@ impl Charge {
             let mut own = lock(&account.own);
             own.uncount(self.kind, self.bytes);
             own.count(kind, self.bytes);
-            if own.passes_server {
-                account.ledger().kind(self.kind).stop_passing(self.bytes);
-            }
             drop(own);
+            if self.passed > 0 {
+                account.ledger().kind(kind).pass(self.passed);
+                account.ledger().kind(self.kind).stop_passing(self.passed);
+            }
             self.kind = kind;
         }
         self
@@ -249,6 +285,21 @@ impl Held {
     pub fn stand_back(&mut self) {
         self.received.stand_back();
         self.parsed.stand_back();
+    }
+
+    /// Gives up the right to exceed bounds before its peer is waited for. The peer may take long,
+    /// and many may hold memory meanwhile, so the bytes have to be within the bounds.
+    ///
+    /// # Errors
+    ///
+    /// If they are not; the right is kept then.
+    pub fn try_stand_back(&mut self) -> Result<(), OverBound> {
+        let received = self.received.exceeded();
+        if let Some(scope) = received.or_else(|| self.parsed.exceeded()) {
+            return Err(OverBound { scope });
+        }
+        self.stand_back();
+        Ok(())
     }
 
     /// Charges more bytes regardless of the bounds, for something that the message caused.

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 
 use crate::account::Account;
 use crate::bounds::Bounds;
@@ -164,7 +164,22 @@ impl Participant {
 
     pub(crate) fn give(&self, bytes: usize) {
         self.named.held.fetch_sub(bytes, Ordering::SeqCst);
+        self.named.released.notify_waiters();
         self.level.give(bytes);
+    }
+
+    /// Waits until `is_light`, which depends on what is held for the name.
+    pub(crate) async fn lightened(&self, is_light: impl Fn() -> bool) {
+        loop {
+            let released = self.named.released.notified();
+            tokio::pin!(released);
+            // Registered before the check, so a release in between is not missed.
+            released.as_mut().enable();
+            if is_light() {
+                return;
+            }
+            released.await;
+        }
     }
 }
 
@@ -173,6 +188,8 @@ impl Participant {
 pub(crate) struct Named {
     name: String,
     held: AtomicUsize,
+    /// Wakes charges that wait until less is held for the name.
+    released: Notify,
     ledger: Weak<Ledger>,
 }
 
@@ -181,6 +198,7 @@ impl Named {
         Arc::new(Self {
             name: name.to_owned(),
             held: AtomicUsize::new(0),
+            released: Notify::new(),
             ledger: Arc::downgrade(ledger),
         })
     }

@@ -11,7 +11,8 @@ use crate::bounds::Scope;
 pub(crate) struct Level {
     pub(crate) max: usize,
     held: AtomicUsize,
-    /// The part of `held` that a charge took because it may exceed the bound.
+    /// The part of `held` that charges took because they may exceed the bound, approximately: the
+    /// server's `held` counts steps.
     passing: AtomicUsize,
     pub(crate) waiting: AtomicUsize,
     /// The charges that wait for bytes within the bound.
@@ -65,7 +66,7 @@ impl Level {
 
     /// The bytes that do not count for a charge with this reserve: the one that may exceed the
     /// bound does not use up the reserve.
-    fn passing(&self, reserve: usize) -> usize {
+    pub(crate) fn passing(&self, reserve: usize) -> usize {
         if reserve > 0 {
             self.passing.load(Ordering::SeqCst)
         } else {
@@ -92,18 +93,18 @@ impl Level {
         self.held.fetch_add(bytes, Ordering::SeqCst);
     }
 
-    /// Adds bytes of the charge that may exceed the bound.
-    pub(crate) fn add_passing(&self, bytes: usize) {
+    /// Counts so many of the held bytes as beyond the bound.
+    pub(crate) fn pass(&self, bytes: usize) {
         self.passing.fetch_add(bytes, Ordering::SeqCst);
-        self.add(bytes);
     }
 
-    /// Counts so many bytes of that charge no longer as beyond the bound.
+    /// Counts so many bytes no longer as beyond the bound.
     pub(crate) fn stop_passing(&self, bytes: usize) {
-        let less = |passing: usize| Some(passing.saturating_sub(bytes));
-        let _ = self
-            .passing
-            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, less);
+        self.passing.fetch_sub(bytes, Ordering::SeqCst);
+    }
+
+    pub(crate) fn is_exceeded(&self) -> bool {
+        self.held() > self.max
     }
 
     pub(crate) fn give(&self, bytes: usize) {

@@ -13,18 +13,21 @@
 //!
 //! - Charges that wait at a bound are served in the order of their arrival.
 //! - Connections that hold memory while they wait for more could block each other forever.
-//!   Therefore one of them at a time, for each participant and for the server, may exceed the
-//!   bound.
+//!   Therefore one message at a time, for each participant and for the server, may exceed the
+//!   bound. The charges of a message share that right ([`Charge::beside`]); those of the
+//!   connection's other messages don't have it.
 //! - A charge that is larger than a bound passes when nothing else is held there.
 //! - A participant that holds little may use a reserve of the server's bounds, so participants that
-//!   hold much never block it. It waits only behind others that may use the reserve. A connection
-//!   that holds little may use a half of the reserve, whatever its participant holds.
+//!   hold much never block it. It waits only behind others that may use the reserve, and does so
+//!   as soon as it holds little again. A connection that holds little may use a half of the
+//!   reserve, whatever its participant holds.
 //! - The charge that may exceed a bound uses nothing of the reserve.
 //! - The first 4 KiB of a connection count as part of the connection and never wait. Beyond them it
 //!   takes bytes from its participant and the server in steps of 16 KiB, so most messages touch
 //!   only the connection's own account.
 //! - A request that waits for its peer to read must not exceed a bound meanwhile. It gives up that
-//!   right ([`Charge::stand_back`]), and the peer has to read its answers in good time ([`Pace`]).
+//!   right ([`Charge::stand_back`]) or is refused ([`Held::try_stand_back`]), and the peer has to
+//!   read its answers in good time ([`Pace`]).
 //!
 //! # Layout
 //!

@@ -5,7 +5,7 @@
 //! crosses a bound. The growth by an update is estimated before the update is applied, and counted
 //! for its author afterwards.
 
-use std::collections::HashMap;
+use std::collections::{BinaryHeap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// When the memory for all is used up, a participant that has less than a sixteenth of it may still
@@ -220,37 +220,41 @@ impl OpenCharge {
     /// Sets the size of the document, and the `passing` bytes that it takes for a limited time.
     /// Growth counts for `participant`, and growth of the passing bytes for the largest share.
     pub fn set(&mut self, participant: &str, bytes: usize, passing: usize) {
-        let mut state = self.all.state();
-        if bytes > self.bytes {
-            let name = state.name_of(participant);
-            let grown = bytes - self.bytes;
-            state.add(&name, grown);
+        let grown = bytes.saturating_sub(self.bytes);
+        let more_passing = passing.saturating_sub(self.passing);
+        let gone = self.bytes.saturating_sub(bytes) + self.passing.saturating_sub(passing);
+        (self.bytes, self.passing) = (bytes, passing);
+        let mut added = Vec::new();
+        if grown > 0 {
+            let name = self.name_of(participant);
+            added.push((Arc::clone(&name), grown));
             self.shares.add(name, grown);
         }
-        if passing > self.passing {
-            let largest = self.shares.largest().map(|at| &self.shares.0[at].0);
-            let name = largest.map_or_else(|| participant.into(), Arc::clone);
-            let grown = passing - self.passing;
-            state.add(&name, grown);
-            self.shares.add(name, grown);
+        if more_passing > 0 {
+            let name = self.shares.largest();
+            let name = name.unwrap_or_else(|| self.name_of(participant));
+            added.push((Arc::clone(&name), more_passing));
+            self.shares.add(name, more_passing);
         }
         // Nobody knows whose bytes were removed, so the largest shares shrink first.
-        let mut gone = self.bytes.saturating_sub(bytes) + self.passing.saturating_sub(passing);
-        while gone > 0 {
-            let Some(largest) = self.shares.largest() else {
-                break;
-            };
-            let (name, share) = &mut self.shares.0[largest];
-            let released = gone.min(*share);
-            *share -= released;
-            gone -= released;
-            state.release(name, released);
-            if *share == 0 {
-                self.shares.0.remove(largest);
-            }
+        let released = self.shares.take(gone);
+        // All rooms share the sums, so they are locked only for what has changed.
+        let mut state = self.all.state();
+        for (name, bytes) in &added {
+            state.add(name, *bytes);
         }
-        drop(state);
-        (self.bytes, self.passing) = (bytes, passing);
+        for (name, bytes) in &released {
+            state.release(name, *bytes);
+        }
+    }
+
+    /// The name as one text that all charges share.
+    fn name_of(&self, participant: &str) -> Arc<str> {
+        let known = self.shares.position(participant);
+        known.map_or_else(
+            |_| self.all.state().name_of(participant),
+            |at| Arc::clone(&self.shares.0[at].0),
+        )
     }
 }
 
@@ -279,12 +283,32 @@ impl Shares {
         }
     }
 
-    /// The index of the largest share.
-    fn largest(&self) -> Option<usize> {
-        let shares = self.0.iter().enumerate();
-        shares
-            .max_by_key(|(_, (_, share))| *share)
-            .map(|(at, _)| at)
+    /// The participant with the largest share.
+    fn largest(&self) -> Option<Arc<str>> {
+        let largest = self.0.iter().max_by_key(|(_, share)| *share);
+        largest.map(|(name, _)| Arc::clone(name))
+    }
+
+    /// Takes bytes from the largest shares, and returns them by participant.
+    fn take(&mut self, mut bytes: usize) -> Vec<(Arc<str>, usize)> {
+        let mut taken = Vec::new();
+        if bytes == 0 {
+            return taken;
+        }
+        // There may be thousands of authors, so the next largest is not searched among all.
+        let by_share = self.0.iter().enumerate();
+        let mut by_share: BinaryHeap<(usize, usize)> =
+            by_share.map(|(at, (_, share))| (*share, at)).collect();
+        while bytes > 0
+            && let Some((share, at)) = by_share.pop()
+        {
+            let less = bytes.min(share);
+            bytes -= less;
+            self.0[at].1 -= less;
+            taken.push((Arc::clone(&self.0[at].0), less));
+        }
+        self.0.retain(|(_, share)| *share > 0);
+        taken
     }
 }
 
@@ -299,6 +323,8 @@ impl Drop for OpenCharge {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
     use super::*;
 
     #[test]
@@ -365,6 +391,27 @@ mod tests {
         let third = all.hold("zoë", 100, max).unwrap();
         assert_eq!(second.left("zoë", max), 50);
         drop((one, second, third));
+        assert!(all.state().by_participant.is_empty());
+    }
+
+    /// Before, each share that became empty was searched among all, and the sums of all rooms were
+    /// locked meanwhile.
+    #[test]
+    fn emptying_a_document_of_many_authors_costs_no_more_than_filling_it() {
+        let all = Arc::new(OpenMemory::default());
+        let mut one = all.hold("zoë", 1, usize::MAX).unwrap();
+        let count = 20_000;
+        let began = Instant::now();
+        for number in 0..count {
+            let bytes = one.bytes() + 100 + number % 7;
+            one.set(&format!("ärzte-{number:05}"), bytes, 0);
+        }
+        let filled = began.elapsed();
+        assert_eq!(all.state().by_participant.len(), count + 1);
+        let began = Instant::now();
+        one.set("zoë", 0, 0);
+        let emptied = began.elapsed();
+        assert!(emptied < filled * 4, "{emptied:?} after {filled:?}");
         assert!(all.state().by_participant.is_empty());
     }
 }

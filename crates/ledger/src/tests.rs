@@ -168,9 +168,10 @@ async fn growing_charges_never_block_each_other_forever() {
     for number in 0..40 {
         let account = ledger.account(&format!("p{}", number % 5));
         let mut charge = account.charge(Kind::Received, MIB / 2).await;
+        drop(account);
         tasks.push(tokio::spawn(async move {
             charge.grow(10 * MIB).await;
-            let parsed = account.charge(Kind::Parsed, 20 * MIB).await;
+            let parsed = charge.beside(Kind::Parsed, 20 * MIB).await;
             charge.cover(30 * MIB).await;
             drop((charge, parsed));
         }));
@@ -210,9 +211,21 @@ async fn sums_return_to_zero_after_concurrent_charges() {
                 let kind = Kind::ALL[random(Kind::ALL.len())];
                 let limit = [100, 10_000, 700_000][random(3)];
                 let bytes = random(limit);
-                match random(8) {
+                // Of a connection's charges, only one may exceed a bound and wait.
+                let older = held.len().saturating_sub(1);
+                held[..older].iter_mut().for_each(Charge::stand_back);
+                match random(9) {
                     0 | 1 => held.extend(account.try_charge(kind, bytes)),
-                    2 => held.push(account.charge(kind, bytes).await),
+                    2 => {
+                        held.iter_mut().for_each(Charge::stand_back);
+                        held.push(account.charge(kind, bytes).await);
+                    }
+                    8 => {
+                        if let Some(last) = held.last_mut() {
+                            let beside = last.beside(kind, bytes).await;
+                            held.push(beside);
+                        }
+                    }
                     3 => held.push(account.charge_anyway(kind, bytes)),
                     4 => {
                         if let Some(mut last) = held.pop() {
@@ -223,6 +236,7 @@ async fn sums_return_to_zero_after_concurrent_charges() {
                     }
                     5 => {
                         // A charge may be dropped while it waits.
+                        held.iter_mut().for_each(Charge::stand_back);
                         let pause = Duration::from_micros(random(50) as u64);
                         let waits = account.charge(kind, bytes);
                         held.extend(tokio::time::timeout(pause, waits).await);
@@ -246,8 +260,10 @@ async fn sums_return_to_zero_after_concurrent_charges() {
     }
     assert_eq!(ledger.held(), 0);
     assert_eq!(ledger.server.waiting.load(Ordering::SeqCst), 0);
+    assert_eq!(ledger.server.passing(1), 0);
     for kind in Kind::ALL {
-        assert_eq!(ledger.held_of(kind), 0, "{kind:?}");
+        let level = ledger.kind(kind);
+        assert_eq!((level.held(), level.passing(1)), (0, 0), "{kind:?}");
     }
     assert!(ledger.participants.lock().unwrap().is_empty());
     assert!(ledger.names.lock().unwrap().is_empty());
@@ -346,6 +362,97 @@ fn the_reserve_has_a_bound_whatever_the_number_of_names() {
         let last = ledger.account("無辜");
         assert!(!last.admits(kind, MIB / 2));
         drop((held, others));
+        assert_eq!(ledger.held(), 0);
+    }
+}
+
+/// The first bytes of a message, within the reserve for small connections.
+fn begun(account: &Arc<Account>) -> Charge {
+    account.try_charge(Kind::Received, 60 << 10).unwrap()
+}
+
+#[tokio::test]
+async fn only_one_message_of_a_connection_may_exceed_the_bounds() {
+    let ledger = ledger();
+    let held = fill(&ledger, names(4), Kind::Parsed);
+    let account = ledger.account("慢慢发送的人0");
+    let mut first = begun(&account);
+    first.grow(MIB).await;
+    let values = first.beside(Kind::Parsed, MIB).await;
+    // While it is handled, the next message waits as those of other connections do.
+    let staged = Held::new(first, values).into_kind(Kind::Staged);
+    let mut next = std::pin::pin!(account.charge(Kind::Received, MIB));
+    assert!(!is_ready_soon(&mut next).await);
+    drop(staged);
+    assert!(is_ready_soon(&mut next).await);
+    drop(held);
+}
+
+#[tokio::test]
+async fn other_charges_of_the_connection_leave_the_reserve_as_it_is() {
+    let ledger = ledger();
+    let held = fill(&ledger, names(4), Kind::Upload);
+    let account = ledger.account("慢慢发送的人4");
+    let little = account.try_charge(Kind::Upload, 3 * MIB).unwrap();
+    let passing = account.charge(Kind::Upload, 8 * MIB).await;
+    assert_eq!(ledger.held(), 75 * MIB);
+    drop(little);
+    // The whole reserve is left.
+    let all = ["無辜", "無害"].map(|name| ledger.account(name));
+    let all = all.map(|one| one.try_charge(Kind::Upload, 4 * MIB).unwrap());
+    assert_eq!(ledger.server.passing(1), 8 * MIB);
+    drop(passing);
+    assert_eq!(ledger.server.passing(1), 0);
+    drop((all, held));
+    assert_eq!(ledger.held(), 0);
+}
+
+#[tokio::test]
+async fn who_waits_for_its_peer_is_within_the_bounds_or_is_refused() {
+    let ledger = ledger();
+    let mut held = fill(&ledger, names(4), Kind::Parsed);
+    let account = ledger.account("慢慢发送的人0");
+    let mut message = begun(&account);
+    message.grow(MIB).await;
+    let mut message = Held::from(message).into_kind(Kind::Early);
+    let refused = message.try_stand_back();
+    assert_eq!(refused.unwrap_err().scope, Scope::Server);
+    let mut other = begun(&ledger.account("慢慢发送的人1"));
+    let mut next = std::pin::pin!(other.grow(MIB));
+    assert!(!is_ready_soon(&mut next).await);
+    held.truncate(held.len() - 8);
+    message.try_stand_back().unwrap();
+    assert!(is_ready_soon(&mut next).await);
+    drop(message);
+}
+
+#[tokio::test]
+async fn waiting_charge_uses_the_reserve_as_soon_as_its_participant_holds_little() {
+    for is_same_connection in [true, false] {
+        let ledger = ledger();
+        let innocent = ledger.account("無辜");
+        let staged = innocent.try_charge(Kind::Staged, 8 * MIB).unwrap();
+        let held = fill(&ledger, names(4), Kind::Parsed);
+        let mut passing = begun(&ledger.account("慢慢发送的人0"));
+        passing.grow(MIB).await;
+        let mut first = begun(&ledger.account("慢慢发送的人1"));
+        let ahead = tokio::spawn(async move { first.grow(MIB).await });
+        tokio::task::yield_now().await;
+        let next = if is_same_connection {
+            Arc::clone(&innocent)
+        } else {
+            ledger.account("無辜")
+        };
+        let next = tokio::spawn(async move { next.charge(Kind::Received, MIB).await });
+        tokio::task::yield_now().await;
+        assert!(!next.is_finished());
+        // What is released is taken by nobody who waits: it exists already.
+        let other = ledger.common().charge_anyway(Kind::Shared, 8 * MIB);
+        drop(staged);
+        let served = tokio::time::timeout(Duration::from_secs(20), next).await;
+        drop(served.expect("the reserve").unwrap());
+        drop((passing, other, held));
+        ahead.await.unwrap();
         assert_eq!(ledger.held(), 0);
     }
 }

@@ -580,7 +580,7 @@ impl Intake<'_> {
                 return None;
             }
         };
-        let charge = self.account.charge(Kind::Parsed, parsed_bytes).await;
+        let charge = self.charge.beside(Kind::Parsed, parsed_bytes).await;
         let parsed = lane.run(bytes, metrics, || Envelope::parse(message)).await;
         let input = match parsed {
             Ok(envelope) => RoomInput::Message(self.conn, envelope),

@@ -42,6 +42,8 @@ use crate::signer::{SignedQuery, UrlSigner};
 
 /// Parts of files, of 512 KiB each, that may be in memory for peers with a link; others wait.
 pub(crate) const FILE_PARTS: usize = 128;
+/// The same for the first parts, of 64 KiB each.
+pub(crate) const FIRST_PARTS: usize = 256;
 /// The longest body of a request.
 const MAX_BODY_BYTES: usize = 4 << 10;
 /// Bytes of a request's head that are not charged.
@@ -63,6 +65,8 @@ pub(crate) struct App {
     pub(crate) sockets: Arc<Semaphore>,
     /// One turn for each part of a file that is in memory for a peer with a link.
     pub(crate) parts: Arc<FairTurns>,
+    /// The same for the first parts of files.
+    pub(crate) first_parts: Arc<FairTurns>,
 }
 
 impl App {

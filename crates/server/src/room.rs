@@ -218,7 +218,7 @@ pub(crate) struct Room {
     /// Requests that wait for queue space, for memory or for a reload. Each is one unanswered
     /// request of its connection, which bounds the queue.
     waiting: VecDeque<Waiting>,
-    /// Bytes encoded for single answers since the waiting requests were last retried.
+    /// Bytes measured or encoded for single answers since waiting requests were last retried.
     made_bytes: usize,
     /// Bytes of all participants' attributes, as text.
     attributes_bytes: usize,

@@ -495,6 +495,7 @@ fn weight(room: &Room, letter: &Letter) -> usize {
             letter.bytes + room.message_weight(*conn, &envelope.message)
         }
         RoomInput::Drained(conn) => room.drained_weight(*conn),
+        RoomInput::Leave(conn) => room.leave_weight(*conn),
         _ => letter.bytes,
     }
 }

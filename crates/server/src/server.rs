@@ -19,7 +19,7 @@ use crate::committer::Committer;
 use crate::config::Config;
 use crate::connection::{BURST, Shared};
 use crate::fair::FairTurns;
-use crate::http::{App, FILE_PARTS, HttpStream, router};
+use crate::http::{App, FILE_PARTS, FIRST_PARTS, HttpStream, router};
 use crate::ids::Ids;
 use crate::metrics::{Counted, Metrics};
 use crate::newcomers::{Asked, Newcomers};
@@ -110,6 +110,7 @@ impl Server {
             connections: TaskTracker::new(),
             sockets,
             parts: Arc::new(FairTurns::new(FILE_PARTS)),
+            first_parts: Arc::new(FairTurns::new(FIRST_PARTS)),
         };
         Ok(Self {
             app: Arc::new(app),

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use super::MeshDocument;
 use super::apply::is_blank;
 use super::edit::MOST_OPERATIONS;
-use super::pending::RANGE_BYTES;
+use super::pending::APPLIED_RANGE_BYTES;
 use crate::engine::{Engine, ITEM_BYTES, ItemIndex, NODE_BYTES, NONE, pieces_of};
 use crate::update::scan::{Content, Id, Scan, Struct};
 
@@ -15,14 +15,16 @@ pub(super) const ID_BYTES: usize = 40;
 impl MeshDocument {
     /// The approximate memory of the document's structure, in bytes, without the contents. The
     /// contents take about as much as [`Self::encode_state`], unless operations are pending. The
-    /// call is cheap for documents of any size.
+    /// structure that pending operations will need is included. The call is cheap for documents of
+    /// any size.
     pub fn structure_bytes(&self) -> usize {
-        self.engine.memory_bytes() + self.element_count() * ID_BYTES
+        let elements = self.element_count() * ID_BYTES;
+        self.engine.memory_bytes() + elements + self.pending.reserve()
     }
 
-    /// The approximate memory of the operations in an update that are not known here, of the runs
-    /// that they split, and of the pending ones that they release, in bytes; without
-    /// [`Self::splits_by`].
+    /// The approximate memory of the operations in an update that are not known here, and of the
+    /// runs that they split, in bytes; without [`Self::splits_by`]. Pending operations that they
+    /// release take no more than before.
     pub(super) fn growth_by(&self, scan: &Scan<'_>) -> usize {
         let is_new = |one: &&Struct<'_>| {
             one.id.clock.saturating_add(one.length) > self.engine.clock(one.id.client)
@@ -48,11 +50,10 @@ impl MeshDocument {
             }
         }
         own.saturating_add(splits.runs * ITEM_BYTES)
-            .saturating_add(self.released_by(scan))
     }
 
     /// The approximate memory, in bytes, that the update's deletions take: what they split, and the
-    /// ranges of missing operations.
+    /// ranges of missing operations, which may split later what they delete.
     pub(super) fn splits_by(&self, scan: &Scan<'_>) -> usize {
         let mut splits = Splits::new(&self.engine, scan, true);
         let mut missing = 0;
@@ -66,32 +67,7 @@ impl MeshDocument {
                 missing += usize::from(last.is_none_or(|one| one.end() < range.end));
             }
         }
-        splits.runs * ITEM_BYTES + missing * RANGE_BYTES
-    }
-
-    /// The approximate memory that pending operations and deletions take in addition when the
-    /// operations of an update release them, in bytes.
-    fn released_by(&self, scan: &Scan<'_>) -> usize {
-        if !self.has_gap() {
-            return 0;
-        }
-        let mut splits = 0;
-        for group in scan.structs.chunk_by(|a, b| a.id.client == b.id.client) {
-            let client = group[0].id.client;
-            let end = group[group.len() - 1].end();
-            if end <= self.engine.clock(client) {
-                continue;
-            }
-            if self.pending.may_wake(client, end) {
-                // Which ones is known only when they are applied.
-                let (structs, deletes) = self.pending.counts();
-                return structs * (NODE_BYTES + ID_BYTES) + deletes * 2 * ITEM_BYTES;
-            }
-            // A run of n operations has n - 1 places where it can be split.
-            let places: usize = group.iter().map(|one| one.length as usize - 1).sum();
-            splits += places.min(self.pending.deletes_below(client, end) * 2);
-        }
-        splits * ITEM_BYTES
+        splits.runs * ITEM_BYTES + missing * APPLIED_RANGE_BYTES
     }
 
     /// Whether the client id has enough operations left for any edit. If not, each edit is tried on

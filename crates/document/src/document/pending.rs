@@ -5,8 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use super::apply::is_blank;
+use super::memory::ID_BYTES;
 use super::ranges::ClientRanges;
-use crate::engine::{Comparison, Engine, Run, compare_runs};
+use crate::engine::{Comparison, Engine, ITEM_BYTES, NODE_BYTES, Run, compare_runs};
 use crate::update::DecodeError;
 use crate::update::scan::{self, Content, Id, IdRange, Scan, Struct};
 use crate::update::writer;
@@ -15,13 +16,29 @@ use crate::update::writer;
 const STRUCT_BYTES: usize = 128;
 
 /// The approximate bytes of a deleted range.
-pub(super) const RANGE_BYTES: usize = 48;
+const RANGE_BYTES: usize = 48;
+
+/// What a deletion takes once it is applied: each end may split a run.
+pub(super) const APPLIED_RANGE_BYTES: usize = 2 * ITEM_BYTES;
+
+/// What an element or another type takes once it is applied, without its content.
+const APPLIED_TYPE_BYTES: usize = ITEM_BYTES + NODE_BYTES + ID_BYTES;
 
 /// The maximal number of updates before operations that could not be applied are tried again.
 const MAX_PAUSE: u32 = 1 << 10;
 
 fn cost(bytes: &[u8]) -> usize {
     bytes.len() + STRUCT_BYTES
+}
+
+/// The memory that a struct will take in addition to [`cost`] when it is applied. It is counted
+/// while the struct is pending, so the author of a missing operation does not pay for others'.
+fn reserve(bytes: &[u8]) -> usize {
+    if bytes.first().is_some_and(|info| scan::is_type(*info)) {
+        APPLIED_TYPE_BYTES.saturating_sub(STRUCT_BYTES)
+    } else {
+        0
+    }
 }
 
 /// The approximate memory of these structs and deletions if they were pending.
@@ -43,8 +60,9 @@ pub(super) struct Pending {
     kept: BTreeSet<u64>,
     pause: u32,
     last_pause: u32,
-    // The approximate memory of the structs.
+    // The approximate memory of the structs, and what they will take in addition.
     bytes: usize,
+    reserved: usize,
 }
 
 #[derive(Clone, Debug)]
@@ -76,21 +94,10 @@ impl Pending {
         self.bytes + self.deletes.len() * RANGE_BYTES
     }
 
-    /// The numbers of pending structs and deleted ranges.
-    pub(super) fn counts(&self) -> (usize, usize) {
-        (self.structs.len(), self.deletes.len())
-    }
-
-    /// The number of deleted ranges of a client that begin below a clock.
-    pub(super) fn deletes_below(&self, client: u64, clock: u32) -> usize {
-        self.deletes.count_below(client, clock)
-    }
-
-    /// Whether structs may be released when a client's operations reach this clock.
-    pub(super) fn may_wake(&self, client: u64, clock: u32) -> bool {
-        let reached = (client, 0, 0)..(client, clock, 0);
-        self.waiters.range(reached).next().is_some()
-            || self.first(client).is_some_and(|(key, _)| key.1 <= clock)
+    /// The approximate memory that the pending operations will take in addition when they are
+    /// applied, in bytes.
+    pub(super) fn reserve(&self) -> usize {
+        self.reserved + self.deletes.len() * (APPLIED_RANGE_BYTES - RANGE_BYTES)
     }
 
     /// Checks that the limit allows this much more.
@@ -179,6 +186,7 @@ impl Pending {
             if writer::write_part(&mut bytes, piece.one, piece.clocks).is_ok() {
                 let bytes = bytes.into_boxed_slice();
                 self.bytes += cost(&bytes);
+                self.reserved += reserve(&bytes);
                 self.structs
                     .insert((client, clock), Waiting { length, bytes });
             }
@@ -328,6 +336,7 @@ impl Pending {
     fn remove(&mut self, key: (u64, u32)) -> Option<Box<[u8]>> {
         let Waiting { bytes, .. } = self.structs.remove(&key)?;
         self.bytes -= cost(&bytes);
+        self.reserved -= reserve(&bytes);
         Some(bytes)
     }
 }

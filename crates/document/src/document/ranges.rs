@@ -114,11 +114,6 @@ impl ClientRanges {
         ranges.next().map(|(&(_, start), &end)| (start, end))
     }
 
-    /// The number of a client's ranges that begin below a clock.
-    pub(super) fn count_below(&self, client: u64, clock: u32) -> usize {
-        self.ranges.range((client, 0)..(client, clock)).count()
-    }
-
     /// Removes and returns all parts of a client's ranges below a clock.
     pub(super) fn take_below(&mut self, client: u64, clock: u32) -> Vec<(u32, u32)> {
         let mut taken = Vec::new();

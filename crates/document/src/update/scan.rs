@@ -407,6 +407,11 @@ fn read_id(reader: &mut Reader<'_>, own: Id) -> Result<Id, DecodeError> {
     Ok(Id { client, clock })
 }
 
+/// Whether an encoded struct that begins with this byte is an element or another type.
+pub(crate) fn is_type(info: u8) -> bool {
+    info & CONTENT == 7
+}
+
 fn read_content<'a>(
     reader: &mut Reader<'a>,
     kind: u8,

@@ -12,7 +12,7 @@ use thiserror::Error;
 
 use super::App;
 use crate::committer::with_causes;
-use crate::fair::FairTurn;
+use crate::fair::{FairTurn, FairTurns};
 
 /// Bytes of a file that are in memory at a time, besides the kernel's buffers.
 const PART_BYTES: usize = 512 << 10;
@@ -83,12 +83,12 @@ impl FileBody {
     }
 
     /// Reads the first part. It is short, so that a request costs little if its peer leaves; and it
-    /// takes no place among the parts, so that a short file waits for no peer of another.
+    /// takes no place among the other parts, so that a short file waits for no peer of a large one.
     pub(super) async fn begin(&mut self) -> Result<(), Interrupted> {
         if self.position.remaining() == 0 {
             return Ok(());
         }
-        match self.read_next(FIRST_BYTES, false).await {
+        match self.read_next(FIRST_BYTES, &self.app.first_parts).await {
             Ok(Some((part, position))) => {
                 self.position = position;
                 self.first = Some(part);
@@ -105,19 +105,16 @@ impl FileBody {
         self.position.remaining() + first as u64
     }
 
-    fn read_next(&self, bytes: usize, takes_place: bool) -> Reading {
-        let app = Arc::clone(&self.app);
+    fn read_next(&self, bytes: usize, places: &Arc<FairTurns>) -> Reading {
+        let (app, places) = (Arc::clone(&self.app), Arc::clone(places));
         let file = self.file.clone();
         let mut position = self.position.clone();
         let account = Arc::clone(&self.account);
         let length = usize::try_from(position.remaining()).map_or(bytes, |left| left.min(bytes));
         Box::pin(async move {
-            let place = if takes_place {
-                let _wanted = app.shared.rooms.usage().ledger().want_part();
-                Some(app.parts.turn(&file.link).await)
-            } else {
-                None
-            };
+            let wanted = app.shared.rooms.usage().ledger().want_part();
+            let place = places.turn(&file.link).await;
+            drop(wanted);
             let charge = account.charge(Kind::Download, length).await;
             let link = Arc::clone(&file.link);
             let read = move |store: &dyn Store| {
@@ -140,7 +137,7 @@ impl FileBody {
 /// Bytes that keep their place among the parts until they are sent.
 struct Part {
     data: Bytes,
-    _place: Option<FairTurn>,
+    _place: FairTurn,
     _charge: Charge,
 }
 
@@ -166,7 +163,7 @@ impl Body for FileBody {
         }
         let mut reading = match self.reading.take() {
             Some(reading) => reading,
-            None => self.read_next(PART_BYTES, true),
+            None => self.read_next(PART_BYTES, &self.app.parts),
         };
         let Poll::Ready(read) = reading.as_mut().poll(context) else {
             self.reading = Some(reading);

@@ -167,9 +167,7 @@ impl Room {
         };
         let max = self.config.limits.max_open_bytes;
         let left = charge.left(share_of(&self.participants, conn), max);
-        let released = document.replica.pending_bytes();
-        let grown = bytes.saturating_add(released);
-        left < grown
+        left < bytes
             .saturating_mul(MEMORY_PER_BYTE)
             .saturating_add(STEP_BYTES)
     }

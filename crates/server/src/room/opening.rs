@@ -498,10 +498,6 @@ impl Room {
                     || (Charge::none(), Charge::none()),
                     |making| (making.text, making.work),
                 );
-                if !document.has_description(&describe) {
-                    let made = document.bytes.max(text.bytes());
-                    self.made_bytes = self.made_bytes.saturating_add(made);
-                }
                 let max_bytes = self.config.limits.max_message_bytes;
                 match document.described(&describe, max_bytes, text) {
                     Ok(answer) => {
@@ -554,6 +550,8 @@ impl Room {
                         }
                     },
                 };
+                // The state charges its text itself now.
+                drop(making);
                 let ahead = vector.map_or(&[0][..], |vector| &vector[..]);
                 let ahead = document.replica.count_missing(ahead).unwrap_or_default();
                 let mut notice = json!({});

@@ -132,16 +132,17 @@ impl Room {
                     || early.len() < EARLY_CHUNKS
                         && early_bytes(early) + self.held.bytes() <= EARLY_BYTES =>
             {
+                // Its peer may take long to read what it has requested before.
+                if let Err(over) = self.held.try_stand_back() {
+                    return self.refuse(request, Refusal::over(over));
+                }
                 let held = std::mem::replace(&mut self.held, Held::none());
                 early.push((request, chunk, held.into_kind(Kind::Early)));
             }
-            SyncCall::Opening { .. } => self.refuse(
-                request,
-                Refusal::new(
-                    ErrorCode::InvalidState,
-                    "wait for the state chunk before sending more",
-                ),
-            ),
+            SyncCall::Opening { .. } => {
+                let text = "wait for the state chunk before sending more";
+                self.refuse(request, Refusal::new(ErrorCode::InvalidState, text));
+            }
             SyncCall::Open { document, stream } => {
                 let (document, stream) = (*document, *stream);
                 let open = self.documents.get(document);
@@ -162,12 +163,8 @@ impl Room {
         let start = match SyncOpenStart::from_content(chunk) {
             Ok(start) => start,
             Err(error) => {
-                return self.fail_call(
-                    Some(request),
-                    request.conn,
-                    tool_call_id,
-                    Refusal::request(&error),
-                );
+                let refusal = Refusal::request(&error);
+                return self.fail_call(Some(request), request.conn, tool_call_id, refusal);
             }
         };
         let path = start.path.to_string();

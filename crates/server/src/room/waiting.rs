@@ -18,12 +18,14 @@ use super::documents::{Deferred, Version};
 use super::downloads::DownloadId;
 use super::opening::Waiter;
 use super::{Call, Conn, Refusal, Request, Room};
+use crate::config::Limits;
+use crate::usage::Usage;
 
 /// A document's state of fewer bytes is not a large answer.
 const SMALL_BYTES: usize = 64 << 10;
-/// The bytes that one turn encodes for waiting requests, each for a single answer and without the
-/// last one: descriptions of documents, and introductions. The rest waits for the next commit,
-/// drained queue or timeout.
+/// The bytes that one turn measures and encodes for waiting requests, each for a single answer and
+/// without the last one: descriptions of documents, and introductions. The rest waits for the next
+/// commit, drained queue or timeout.
 const MADE_BYTES: usize = 256 << 10;
 /// The bytes that a waiting request is charged for a path and its options.
 const REQUEST_BYTES: usize = 2 << 10;
@@ -68,10 +70,43 @@ impl Waiting {
 /// The charges of an answer that is about to be made.
 #[derive(Debug)]
 pub(super) struct Making {
-    /// For the text of a description.
+    /// For its text. A state charges its text itself, as soon as it is there.
     pub(super) text: Charge,
     /// For what the turn drops again.
     pub(super) work: Charge,
+}
+
+/// Whether an answer with this text and this work is not a large one.
+fn is_small((text, work): (usize, usize)) -> bool {
+    text.max(work) < SMALL_BYTES
+}
+
+impl Making {
+    /// Charges an answer with a text and work of these bytes for a connection, unless it `exists`.
+    fn charge(
+        usage: &Usage,
+        limits: &Limits,
+        account: &Arc<Account>,
+        (text, work): (usize, usize),
+        exists: bool,
+    ) -> Result<Option<Self>, Full> {
+        let is_small = is_small((text, work));
+        if !is_small && !account.may_take(text, limits.max_shared_bytes) {
+            return Err(Full::Own);
+        }
+        if exists {
+            return Ok(None);
+        }
+        if is_small {
+            let text = usage.common().charge_anyway(Kind::Shared, text);
+            let work = Charge::none();
+            return Ok(Some(Self { text, work }));
+        }
+        match (usage.reserve(text, limits), account.try_work(work)) {
+            (Some(text), Some(work)) => Ok(Some(Self { text, work })),
+            _ => Err(Full::Others),
+        }
+    }
 }
 
 /// Why a request waits.
@@ -96,52 +131,41 @@ impl Room {
         let Some(document) = self.documents.get_mut(id) else {
             return Ok(None);
         };
-        let max_text = self.config.limits.max_message_bytes;
-        let describe = match waiter {
-            Waiter::Create { .. } | Waiter::Patch { .. } => return Ok(None),
-            Waiter::Describe { describe, .. } => Some(describe),
-            Waiter::Open { .. } => None,
-        };
+        if matches!(waiter, Waiter::Create { .. } | Waiter::Patch { .. }) {
+            return Ok(None);
+        }
         if !participant.outbox.accepts_broadcast(false) {
             return Err(Full::Own);
         }
-        let (bytes, work) = match (describe, waiter) {
-            (Some(describe), _) => match document.description_size(describe, max_text) {
-                // It is refused.
-                None => return Ok(None),
-                Some(size) => size,
-            },
+        let (usage, limits, account) = (&self.usage, &self.config.limits, &participant.account);
+        let Waiter::Describe { describe, .. } = waiter else {
             // The state is encoded before it becomes text.
-            (None, _) => (document.bytes / 3 * 4, document.bytes),
+            let sizes = (document.bytes / 3 * 4, document.bytes);
+            let is_whole = matches!(waiter, Waiter::Open { start, .. } if start.vector.is_none());
+            let exists = is_whole && document.has_current_state();
+            return Making::charge(usage, limits, account, sizes, exists);
         };
-        let exists = match waiter {
-            Waiter::Open { start, .. } => start.vector.is_none() && document.has_current_state(),
-            _ => work == 0,
-        };
-        let max = self.config.limits.max_shared_bytes;
-        let is_small = bytes.max(work) < SMALL_BYTES;
-        if !is_small && !participant.account.may_take(bytes, max) {
-            return Err(Full::Own);
+        // A document that changes all the time is not measured again until its last size fits.
+        if let Some(sizes) = document.outdated_size(describe) {
+            drop(Making::charge(usage, limits, account, sizes, false)?);
         }
-        if exists {
+        if !document.is_measured(describe) {
+            self.made_bytes = self.made_bytes.saturating_add(document.bytes);
+        }
+        let Some(sizes) = document.description_size(describe, limits.max_message_bytes) else {
+            // It is refused.
             return Ok(None);
-        }
-        if describe.is_some() && !is_small && !document.takes_description() {
+        };
+        let exists = document.has_description(describe);
+        if !exists && !is_small(sizes) && !document.takes_description() {
             return Err(Full::Own);
         }
-        let (text, work) = if is_small {
-            let text = self.usage.common().charge_anyway(Kind::Shared, bytes);
-            (Some(text), Some(Charge::none()))
-        } else {
-            let text = self.usage.reserve(bytes, &self.config.limits);
-            (text, participant.account.try_work(work))
-        };
-        let (Some(text), Some(work)) = (text, work) else {
-            return Err(Full::Others);
-        };
-        // A state charges its text itself.
-        let text = describe.map_or_else(Charge::none, |_| text);
-        Ok(Some(Making { text, work }))
+        let making = Making::charge(usage, limits, account, sizes, exists)?;
+        if making.is_some() {
+            let made = document.bytes.max(sizes.0);
+            self.made_bytes = self.made_bytes.saturating_add(made);
+        }
+        Ok(making)
     }
 
     /// Keeps a request for later.

@@ -16,6 +16,8 @@ use crate::committer::BatchResult;
 
 /// The bytes that a turn goes through to show an entry of a folder, or to send its event.
 const ENTRY_BYTES: usize = 128;
+/// The bytes that a turn goes through to end a call of a connection that leaves.
+const CALL_BYTES: usize = 128;
 /// The bytes that a turn goes through to end a stalled upload.
 const UPLOAD_BYTES: usize = 1024;
 
@@ -98,6 +100,12 @@ impl Room {
         });
         let waits = self.waiting.iter().any(|waiting| waiting.conn() == conn);
         documents.fold(self.waiting_weight(waits), usize::saturating_add)
+    }
+
+    /// The weight of ending the calls of a connection.
+    pub(crate) fn leave_weight(&self, conn: Conn) -> usize {
+        let participant = self.participants.get(&conn);
+        participant.map_or(0, |one| one.calls.len().saturating_mul(CALL_BYTES))
     }
 
     /// The weight of what follows the batch in flight.

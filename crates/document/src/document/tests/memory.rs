@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::document;
-use crate::document::{Edit, MeshDocument, TextPosition};
+use crate::document::{Edit, MeshDocument, Target, TextPosition};
 use crate::engine::ITEM_BYTES;
 use crate::test;
 use crate::update::scan::Scan;
@@ -75,4 +75,51 @@ fn deletion_of_whole_runs_takes_no_memory() {
     let update = theirs.edit(&[delete(0, 10_000)], &mut String::new).unwrap();
     let inspection = ours.inspect(&update.unwrap()).unwrap();
     assert_eq!((inspection.growth, inspection.splits), (0, 0));
+}
+
+/// What waits is charged to the participant that sent it, including what it takes when it no longer
+/// waits.
+#[test]
+fn the_author_of_missing_operations_does_not_pay_for_what_waits_for_them() {
+    let [mut ours, mut ana] = replicas();
+    let mut eve = document(3);
+    eve.apply_update(&ours.encode_state()).unwrap();
+    // Ana's next edit, which Eve changes in a thousand places.
+    let text = Edit::InsertText {
+        id: "t".to_owned(),
+        at: TextPosition::Utf16(5_000),
+        text: "字".repeat(2_000),
+        attributes: None,
+    };
+    let anas = ana.edit(&[text], &mut String::new).unwrap().unwrap();
+    eve.apply_update(&anas).unwrap();
+    let known = eve.state_vector();
+    for at in (5_001..7_000).step_by(2) {
+        let edits = [delete(at, at + 1), insert(at)];
+        eve.edit(&edits, &mut String::new).unwrap();
+        let item = json!({ "item": { "s": "é" } });
+        eve.append_child(Target::Root, item, &mut || format!("ë{at}"))
+            .unwrap();
+    }
+    let eves = eve.encode_diff(&known).unwrap();
+    let memory = |document: &MeshDocument| {
+        document.structure_bytes() + document.pending_bytes() + document.encode_state().len()
+    };
+    let before = memory(&ours);
+    let inspection = ours.inspect(&eves).unwrap();
+    ours.apply_update(&eves).unwrap();
+    let waiting = memory(&ours);
+    let counted = inspection.growth.max(inspection.waiting);
+    assert!(
+        waiting <= before + counted + counted / 8,
+        "{before} + {counted}: {waiting}"
+    );
+    let growth = ours.inspect(&anas).unwrap().growth;
+    assert!(growth < anas.len() + 20 * ITEM_BYTES, "{growth}");
+    ours.apply_update(&anas).unwrap();
+    assert!(!ours.has_gap());
+    // The tables of a document grow by doubling.
+    let after = memory(&ours);
+    let most = waiting + growth + waiting / 3;
+    assert!(after <= most, "{waiting} + {growth}: {after}");
 }

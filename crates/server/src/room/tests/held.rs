@@ -1,7 +1,10 @@
 //! The memory that a connection which does not read makes a room hold: approximately one answer,
 //! however many it requests; and to which account it is charged.
 
-use meshagent_ledger::{Held, Kind};
+use std::sync::Arc;
+use std::time::Duration;
+
+use meshagent_ledger::{Account, Held, Kind};
 use meshagent_protocol::{ClientToServer, Content, ServerToClient};
 use meshagent_store::{RoomId, Store as _, Timestamp, Write};
 use serde_json::{Map, Value, json};
@@ -257,7 +260,7 @@ fn an_open_that_waits_keeps_nothing_to_create_a_document_with() {
     let deaf = world.join("deaf");
     world.begin_open(&deaf, "first", json!({ "path": "ä.document" }));
     world.settle();
-    let account = std::sync::Arc::clone(&world.room.participants[&deaf.conn].account);
+    let account = Arc::clone(&world.room.participants[&deaf.conn].account);
     let charge = account.try_charge(Kind::Received, 4 * MIB).unwrap();
     let before = account.held();
     let open = invoke("sync", "open", Content::Control(Control::Open), "second");
@@ -275,6 +278,48 @@ fn an_open_that_waits_keeps_nothing_to_create_a_document_with() {
     );
     // The document was opened nevertheless, after the first answer was read.
     assert_eq!(read_all(&mut world, &deaf), 4);
+}
+
+/// Its peer may take minutes to read, and the permit to exceed the bounds is the server's only one.
+#[tokio::test]
+async fn early_chunk_does_not_exceed_the_bounds_while_its_peer_reads() {
+    for is_full in [true, false] {
+        let mut config = Config::default();
+        config.limits.max_held_bytes = 16 * MIB;
+        let mut world = World::with_config(config);
+        let clients = [world.join("früh"), world.join("other")];
+        let account = |client: &Client| Arc::clone(&world.room.participants[&client.conn].account);
+        let accounts = clients.each_ref().map(account);
+        let start = json!({ "path": "ä.document" });
+        world.call(&clients[0], "sync", "create", start.clone());
+        world.unload();
+        let common = Arc::clone(world.room.usage.common());
+        let fill = |mib: usize| common.charge_anyway(Kind::Shared, mib * MIB);
+        let exceeding = async |account: &Arc<Account>| {
+            let mut charge = account.try_charge(Kind::Received, 60 << 10).unwrap();
+            let grown = charge.grow(2 * MIB);
+            tokio::time::timeout(Duration::from_secs(20), grown)
+                .await
+                .expect("the permit");
+            charge
+        };
+        let full = fill(16);
+        let charge = exceeding(&accounts[0]).await;
+        let full = is_full.then_some(full);
+        world.begin_open(&clients[0], "c", start);
+        world.room.hold(Held::from(charge));
+        let early = world.update(&clients[0], "c", &Editor::new(1).append("body", "früh"));
+        let full = full.unwrap_or_else(|| fill(13));
+        let other = exceeding(&accounts[1]).await;
+        drop((full, other));
+        world.settle();
+        let answer = clients[0].answer(early);
+        if is_full {
+            assert_eq!(super::code(&answer), Some(1008), "{answer:?}");
+        } else {
+            assert_eq!(answer, Content::Empty);
+        }
+    }
 }
 
 #[test]

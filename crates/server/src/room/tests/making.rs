@@ -4,7 +4,7 @@
 use meshagent_ledger::{Held, Kind};
 use serde_json::{Value, json};
 
-use super::{Client, Content, World, code};
+use super::{Client, Content, Editor, World, code};
 use crate::config::Config;
 
 const MIB: usize = 1 << 20;
@@ -126,4 +126,51 @@ fn a_patch_that_needs_a_copy_is_refused_while_other_rooms_make_copies() {
         "{answer:?}"
     );
     assert_eq!(held(&world), 0);
+}
+
+/// Before, each commit measured all documents whose description waited for memory.
+#[test]
+fn documents_whose_descriptions_wait_are_not_measured_with_each_edit() {
+    let mut config = Config::default();
+    config.limits.max_shared_bytes = 40 * CHARACTERS;
+    let mut world = world(config);
+    let (writer, reader) = (world.join("writer"), world.join("lësbar"));
+    let account = std::sync::Arc::clone(&world.room.participants[&reader.conn].account);
+    // What another connection of the participant does not read.
+    let unread = account.take_over(vec![0; 14 * CHARACTERS].into());
+    for path in PATHS {
+        world.open(&writer, path, json!({ "path": path }));
+        world.invoke(&reader, "sync", "describe", json!({ "path": path }));
+    }
+    world.settle();
+    let describe = |path: &str| {
+        let input = json!({ "path": path });
+        meshagent_protocol::sync::SyncDescribe::parse(&Content::Json(input)).unwrap()
+    };
+    let measured = |world: &World| {
+        let documents = &world.room.documents;
+        let is_measured = |path: &&&str| {
+            let document = documents.get(documents.id_at(path).unwrap()).unwrap();
+            document.is_measured(&describe(path))
+        };
+        PATHS.iter().filter(is_measured).count()
+    };
+    assert_eq!(measured(&world), 4);
+    let mut editors: Vec<_> = (0..4).map(|number| Editor::new(70 + number)).collect();
+    for (path, editor) in PATHS.iter().zip(&mut editors) {
+        world.update(&writer, path, &editor.append("body", "é"));
+    }
+    world.settle();
+    assert_eq!(measured(&world), 0, "none is measured in vain");
+    // As soon as there is space, one turn measures and makes one of them.
+    drop(unread);
+    world.update(&writer, PATHS[0], &editors[0].append("body", "ü"));
+    world.settle();
+    assert_eq!(measured(&world), 1);
+    let mut answers = 0;
+    for _ in 0..10 {
+        answers += reader.take().len();
+        world.pass_seconds(1);
+    }
+    assert_eq!(answers, PATHS.len());
 }

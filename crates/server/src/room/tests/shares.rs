@@ -287,18 +287,35 @@ fn deletions_that_split_a_text_count_for_their_author() {
     }
 }
 
-/// They wait for a text, which splits into as many parts when it comes.
+/// They wait for a text, which splits into as many parts when it comes. Before, that counted for the
+/// author of the text, whose next keystroke could be refused because of a stranger's deletions.
 #[test]
-fn text_that_pending_deletions_split_counts_for_its_author() {
+fn deletions_that_will_split_a_missing_text_count_for_their_author() {
     let mut world = world();
-    let writer = world.join("writer");
+    let [writer, stranger] = ["writer", "strängër"].map(|name| world.join(name));
     open(&mut world, &writer, "b");
+    open(&mut world, &stranger, "c");
     open_rich(&mut world, &writer, "a");
-    let ranges: Vec<(u64, u64)> = (0..40_000).map(|number| (FIRST + number * 2, 1)).collect();
-    let answer = sent(&mut world, &writer, "a", &deletion(&ranges));
+    open_rich(&mut world, &stranger, "a");
+    let deletions = |count: u64| {
+        let ranges: Vec<(u64, u64)> = (0..count).map(|number| (FIRST + number * 2, 1)).collect();
+        deletion(&ranges)
+    };
+    let left = |world: &World, client: &Client| {
+        let document = world.room.documents.id_at("a.rich");
+        let document = world.room.documents.get(document.unwrap()).unwrap();
+        let name = world.room.participants[&client.conn].account.participant();
+        document.charge.as_ref().unwrap().left(name, MAX)
+    };
+    is_share_of_participant(&sent(&mut world, &stranger, "a", &deletions(40_000)));
+    let answer = sent(&mut world, &stranger, "a", &deletions(4_000));
     assert_eq!(code(&answer), None, "{answer:?}");
-    let answer = sent(&mut world, &writer, "a", &text_of(&"a".repeat(80_000)));
-    is_share_of_participant(&answer);
+    let before = [&writer, &stranger].map(|client| left(&world, client));
+    assert!(before[1] < SHARE - 800_000, "{before:?}");
+    let answer = sent(&mut world, &writer, "a", &text_of(&"a".repeat(8_000)));
+    assert_eq!(code(&answer), None, "{answer:?}");
+    let after = [&writer, &stranger].map(|client| left(&world, client));
+    assert!(after[0] + 100_000 > before[0], "{before:?} {after:?}");
 }
 
 #[test]

@@ -91,3 +91,20 @@ fn a_reader_that_is_to_get_a_large_state_is_no_light_work() {
     let weighs = world.weighs();
     assert!(weighs >= bytes / 10 * 9, "{weighs} for {bytes} bytes");
 }
+
+#[test]
+fn leaving_is_as_heavy_as_the_calls_that_end() {
+    let (store, mut world) = (MemoryStore::new(), World::new());
+    let [few, many] = ["wenige", "vïele"].map(|name| world.join(name));
+    world.open(&few);
+    for number in 0..4_096 {
+        world.open_at(&many, &format!("ö{number}"), "a.document");
+        world.settle(&store);
+    }
+    for (member, expected) in [(few, false), (many, true)] {
+        world.hand_in(RoomInput::Leave(member.conn));
+        let bytes = world.weighs();
+        assert_eq!(crate::lane::is_heavy(bytes), expected, "{bytes}");
+        world.settle(&store);
+    }
+}

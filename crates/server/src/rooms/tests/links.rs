@@ -6,14 +6,17 @@ use http_body_util::BodyExt as _;
 use hyper::service::Service as _;
 use hyper::{Method, Request, StatusCode};
 use hyper_util::service::TowerToHyperService;
+use meshagent_ledger::Kind;
 use meshagent_protocol::{ApiKey, TokenVerifier};
 
 use super::*;
 use crate::fair::FairTurns;
-use crate::http::{App, FILE_PARTS, router};
+use crate::http::{App, FILE_PARTS, FIRST_PARTS, router};
 
 const LARGE: usize = 48 << 20;
 const SMALL: usize = 1_000;
+/// The bytes of a first part.
+const FIRST: usize = 64 << 10;
 
 struct Links {
     store: Arc<Held>,
@@ -36,7 +39,11 @@ impl Links {
         };
         store
             .inner
-            .commit(&[put("groß", LARGE), put("klein", SMALL)])
+            .commit(&[
+                put("groß", LARGE),
+                put("mittel", FIRST),
+                put("klein", SMALL),
+            ])
             .unwrap();
         let server = Server::start_on(Arc::<Held>::clone(&store));
         let key = ApiKey {
@@ -63,6 +70,7 @@ impl Links {
             connections: TaskTracker::new(),
             sockets: Arc::new(tokio::sync::Semaphore::new(1)),
             parts: Arc::new(FairTurns::new(FILE_PARTS)),
+            first_parts: Arc::new(FairTurns::new(FIRST_PARTS)),
         };
         Self {
             store,
@@ -159,6 +167,41 @@ async fn a_short_file_does_not_wait_for_the_requests_for_another() {
     assert_eq!(body.len(), SMALL);
     drop(idle);
     crowd.shutdown().await;
+    links.end().await;
+}
+
+/// Before, a crowd that read nothing of a short file could take all memory of the server.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn first_parts_have_a_bound_and_other_files_have_their_turn() {
+    const MORE: usize = 20;
+    let links = Links::start();
+    let usage = links.server.rooms.usage();
+    let mut crowd = JoinSet::new();
+    for _ in 0..FIRST_PARTS + MORE {
+        crowd.spawn(links.request(Method::GET, "mittel"));
+    }
+    let mut idle = Vec::new();
+    while idle.len() < FIRST_PARTS {
+        idle.push(crowd.join_next().await.unwrap().unwrap());
+    }
+    while links.app.first_parts.waiting() < MORE {
+        assert!(crowd.try_join_next().is_none(), "more than the bound");
+        tokio::task::yield_now().await;
+    }
+    let held = usage.ledger().held_of(Kind::Download);
+    assert_eq!(held, FIRST_PARTS * FIRST);
+    // Who takes too little is dropped now. Then another file waits for two peers at most.
+    assert!(usage.ledger().is_part_wanted());
+    let small = tokio::spawn(links.request(Method::GET, "klein"));
+    while links.app.first_parts.waiting() < MORE + 1 {
+        tokio::task::yield_now().await;
+    }
+    drop(idle.drain(..2));
+    let body = small.await.unwrap().into_body();
+    assert_eq!(body.collect().await.unwrap().to_bytes().len(), SMALL);
+    drop(idle);
+    crowd.shutdown().await;
+    assert!(!usage.ledger().is_part_wanted());
     links.end().await;
 }
 
