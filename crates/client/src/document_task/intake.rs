@@ -4,10 +4,11 @@
 use std::panic::resume_unwind;
 use std::sync::Arc;
 
-use meshagent_document::{Limits, MeshDocument, MeshSchema};
+use meshagent_document::{MeshDocument, MeshSchema};
 use serde_json::Value;
 
 use super::ClientIds;
+use crate::accepted::accepted;
 use crate::live_document::{DocumentEvent, Refusal, Shared, State};
 use crate::sync_calls::SyncStream;
 
@@ -205,10 +206,7 @@ impl Beginning {
     fn document(&self, state: &State, client_ids: &mut ClientIds) -> Result<MeshDocument, String> {
         let schema =
             MeshSchema::from_json(&self.schema).map_err(|error| format!("its schema: {error}"))?;
-        // Content that the server has accepted must not be rejected here.
-        let mut limits = Limits::NONE;
-        limits.depth = Limits::default().depth;
-        let mut document = MeshDocument::with_limits(schema, client_ids.next(), limits);
+        let mut document = MeshDocument::with_limits(schema, client_ids.next(), accepted());
         if !self.state.is_empty() {
             document
                 .apply_update(&self.state)

@@ -3,10 +3,11 @@
 use std::collections::HashSet;
 use std::ops::RangeInclusive;
 
-use meshagent_document::{Change, Limits, MeshDocument, TextChange};
+use meshagent_document::{Change, MeshDocument, TextChange};
 use serde_json::{Map, Value, json};
 
 use super::queue::{Part, Unsaved};
+use crate::accepted::accepted;
 
 /// An edit that the server will never have. It may be several edits that can't be separated: merged
 /// ones beyond 256 KiB, or ones that were merged in a journal before a restart.
@@ -74,10 +75,8 @@ impl Witness {
     /// Starts with the server's content; does nothing if there are no edits.
     pub(super) fn new(document: &MeshDocument, is_idle: bool) -> Self {
         let seen = || {
-            let mut limits = Limits::NONE;
-            limits.depth = Limits::default().depth;
             let schema = document.schema().clone();
-            let mut seen = MeshDocument::with_limits(schema, document.client_id(), limits);
+            let mut seen = MeshDocument::with_limits(schema, document.client_id(), accepted());
             seen.apply_update(&document.encode_state()).ok()?;
             Some(seen)
         };

@@ -15,3 +15,4 @@ mod replica;
 mod resending;
 mod streams;
 mod toolkits;
+mod undo;
