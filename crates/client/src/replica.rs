@@ -15,7 +15,7 @@ use self::again::{Again, again};
 pub use self::lost::LostEdit;
 use self::lost::Witness;
 use self::queue::{Kind, Queue, Standing, Unsaved};
-use crate::editor::Editor;
+use crate::editor::{Editor, millis};
 
 /// The largest update into which waiting edits are merged, and up to which the parts are kept to be
 /// tried alone after a refusal.
@@ -156,9 +156,11 @@ impl Replica {
 
     /// Continues with another document, which has taken the place of this one. Returns the
     /// unacknowledged edits of the old one.
-    pub(crate) fn replace(&mut self, document: MeshDocument) -> Vec<LostEdit> {
+    pub(crate) fn replace(&mut self, mut document: MeshDocument) -> Vec<LostEdit> {
         let before = std::mem::take(&mut self.queue).into_values();
         let edits = before.filter(|one| one.kind == Kind::Edit);
+        // Edits are still recorded, but none of the old document can be undone in this one.
+        document.take_over_undo(&mut self.document, &Remade::default(), |_| true);
         self.document = document;
         self.snapshot = (0, Weak::new());
         (self.fills, self.taken_apart, self.compacted) = (0, 0, 0);
@@ -852,9 +854,10 @@ impl Replica {
         edits.map(|one| &one.update[..])
     }
 
-    /// Sets the mark of the following edits.
+    /// Sets the mark and the time of the following edits.
     fn mark(&mut self) -> u64 {
         self.document.mark_edits(self.next);
+        self.document.set_time(millis(self.now));
         self.next
     }
 

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use meshagent_document::{Limits, MeshDocument, Target};
+use meshagent_client::Replica;
+use meshagent_document::{Limits, MeshDocument, MeshSchema, Target};
 use meshagent_protocol::Content;
 use serde_json::json;
 use tokio::time::timeout;
@@ -47,6 +48,23 @@ async fn undo_history_of_an_open_document_is_bounded() {
         let both = async { tokio::join!(serve, user) };
         timeout(PATIENCE, both).await.unwrap();
     }
+}
+
+#[test]
+fn edits_with_a_documents_own_methods_are_grouped_by_their_time() {
+    let schema = MeshSchema::builtin("document").unwrap();
+    let mut replica = Replica::new(MeshDocument::new(schema, 1));
+    replica.edit(|d| d.remember_edits(Duration::from_secs(1)));
+    for (second, id) in [(0, "früh"), (10, "spät")] {
+        replica.set_time(Duration::from_secs(second));
+        replica.edit_with(|document| {
+            let tea = json!({ "body": { "text": "茶" } });
+            let made = document.append_child(Target::Root, tea, &mut || id.to_owned());
+            made.unwrap().into_iter().collect()
+        });
+    }
+    assert!(replica.edit(|d| d.undo()));
+    assert_eq!(replica.document().root().child_count(), 1);
 }
 
 /// Long enough for any machine.
