@@ -561,7 +561,14 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let (mut journal, _) = open(directory.path()).unwrap();
         let mut pending = Pending::new(Arc::new(room()), "ä.document");
+            let is_during = copied == 1;
+            if is_during {
+                pending.replace();
+            }
         pending.start_over();
+            if !is_during {
+                pending.replace();
+            }
         let mut replica = builtin();
         let mut write = |pending: &mut Pending, replica: &Replica| {
             let batch = pending.take(replica).unwrap();
@@ -665,13 +672,12 @@ mod tests {
             assert_eq!(copies().len(), 1);
         }
         journal.quota = None;
-        // A replacement after the rewrite concerns another journal.
-        for copied in 1..=2 {
+        // A replacement during or after the rewrite concerns another journal.
+        for copied in 1..=3 {
             let batch = pending.take(&replica).unwrap();
             journal.write(&batch).unwrap();
             pending.wrote(&batch);
             assert_eq!(copies().len(), copied);
-            pending.replace();
         }
         assert!(copies().iter().any(|copy| fs::read(copy).unwrap() == whole));
     }
