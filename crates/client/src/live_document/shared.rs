@@ -448,15 +448,10 @@ impl Shared {
         (state.replica.unsaved_edits(), state.lost_untold)
     }
 
-    /// Ends the document unless a handle is open. Returns whether it has ended.
-    pub(crate) fn end_if_abandoned(&self, end: DocumentEnd) -> bool {
-        self.end_if(end, |state| state.handles == 0)
-    }
-
     /// Ends the document if no handle is open, or the room is being left, and unsaved edits are not
     /// waited for any more. Returns whether it has ended.
     pub(crate) fn end_if_given_up(&self, is_closing: bool, can_be_sent: bool) -> bool {
-        self.end_if(DocumentEnd::Closed, |state| {
+        self.end_if(|state| {
             let can_wait = !state.replica.is_saved()
                 && !state.is_resending
                 && (can_be_sent || state.is_being_journaled());
@@ -470,16 +465,16 @@ impl Shared {
     /// has ended.
     pub(crate) fn end_resending(&self, is_so: impl FnOnce(&Replica) -> bool) -> bool {
         let is_over = |state: &State| state.is_resending && is_so(&state.replica);
-        self.end_if(DocumentEnd::Closed, is_over)
+        self.end_if(is_over)
     }
 
     /// One lock for both, so that no handle is opened, used and closed in between.
-    fn end_if(&self, end: DocumentEnd, is_over: impl FnOnce(&State) -> bool) -> bool {
+    fn end_if(&self, is_over: impl FnOnce(&State) -> bool) -> bool {
         let mut state = self.lock();
         if !is_over(&state) {
             return false;
         }
-        state.end(end);
+        state.end(DocumentEnd::Closed);
         drop(state);
         self.advance(|_| {});
         true

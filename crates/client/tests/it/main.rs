@@ -5,6 +5,7 @@ mod abandoned;
 mod calls;
 mod conflicts;
 mod connecting;
+mod damaged;
 mod ending;
 mod locking;
 mod peer;
