@@ -11,7 +11,7 @@ use crate::accepted::accepted;
 
 /// An edit that the server will never have. It may be several edits that can't be separated: merged
 /// ones beyond 256 KiB, or ones that were merged in a journal before a restart.
-#[derive(Clone, PartialEq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct LostEdit {
     /// The number of edits; 0 if the update only repeated operations that the server had lost.
@@ -52,6 +52,18 @@ impl LostEdit {
             changes: Vec::new(),
             update: one.update,
         }
+    }
+
+    /// The approximate memory in bytes: the changes repeat the update's content as JSON.
+    pub(crate) fn bytes(&self) -> usize {
+        let changes = if self.changes.is_empty() { 1 } else { 3 };
+        size_of::<Self>() + changes * self.update.len()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn sample(number: u64, bytes: usize) -> Self {
+        let part = Unsaved::new(number, number, vec![0; bytes], super::queue::Kind::Edit);
+        Self::unread(part)
     }
 
     /// An edit whose changes are no longer known.
