@@ -3,6 +3,7 @@
 mod again;
 mod lost;
 mod queue;
+mod restored;
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -463,24 +464,6 @@ impl Replica {
         self.queue.set_overwritten(number);
     }
 
-    /// A stream has started, with the server's state vector and the state that it sent. Queues the
-    /// operations that the server lacks beyond the kept edits, to be sent before them. The server
-    /// had these operations, but was restored from an older copy.
-    pub(crate) fn send_lacking(
-        &mut self,
-        state_vector: &[u8],
-        state: &[u8],
-    ) -> Result<(), DecodeError> {
-        let kept = self.queue.iter().map(|one| &one.update[..]);
-        let updates: Vec<&[u8]> = std::iter::once(state).chain(kept).collect();
-        if self.document.is_covered_by(state_vector, &updates)? {
-            return Ok(());
-        }
-        let missing = self.document.encode_diff(state_vector)?;
-        self.keep(missing, Kind::Fill, self.next);
-        Ok(())
-    }
-
     /// The server has permanently refused the update with this number. If it was merged from
     /// several edits, these are tried alone as far as possible, and this returns true. Otherwise
     /// nothing is sent until the replica [starts over](Self::start_over) without the edit.
@@ -577,8 +560,8 @@ impl Replica {
 
     /// Continues with another document, which has exactly the server's content and a new client id.
     /// Kept edits that fit are applied to it. Others are made again under the new client id, unless
-    /// they depend on missing content. The undo history is taken over. Returns the edits that are
-    /// lost.
+    /// they depend on missing content. Content that a restored server lacks is kept, too. The undo
+    /// history is taken over. Returns the edits that are lost.
     ///
     /// ```
     /// # use meshagent_client::Replica;
@@ -605,6 +588,8 @@ impl Replica {
         self.queue.unsent();
         let before = std::mem::take(&mut self.queue);
         let mut witness = Witness::new(&document, before.is_empty());
+        let lacking = self.lacking(&before, &mut document);
+        lacking.iter().for_each(|update| witness.apply(update));
         let (mut remade, mut lost) = (Remade::default(), Vec::new());
         let (mut is_waited_for, mut is_conflict) = (false, false);
         let mut carried = None;
@@ -671,6 +656,9 @@ impl Replica {
         }
         // Nothing is compacted before the new document has replaced the old one.
         (self.slack_bytes, self.compacted) = (usize::MAX, 0);
+        if let Some(lacking) = lacking {
+            self.keep(lacking, Kind::Fill, self.next);
+        }
         if (is_waited_for || !behind_gaps.is_empty()) && !is_conflict {
             self.fill_in(&mut document, &remade);
         }

@@ -14,6 +14,7 @@ mod refusing;
 mod reopening;
 mod replica;
 mod resending;
+mod restored;
 mod streams;
 mod toolkits;
 mod undo;
