@@ -13,6 +13,7 @@ use std::time::Duration;
 use meshagent_document::{DecodeError, MeshDocument, Remade, UpdateKind};
 
 use self::again::{Again, again};
+pub(crate) use self::lost::Fresh;
 pub use self::lost::LostEdit;
 use self::lost::Witness;
 use self::queue::{Kind, Queue, Standing, Unsaved};
@@ -156,16 +157,16 @@ impl Replica {
     }
 
     /// Continues with another document, which has taken the place of this one. Returns the
-    /// unacknowledged edits of the old one.
-    pub(crate) fn replace(&mut self, mut document: MeshDocument) -> Vec<LostEdit> {
+    /// unacknowledged edits of the old one, and the old one.
+    pub(crate) fn replace(&mut self, mut document: MeshDocument) -> (Vec<LostEdit>, MeshDocument) {
         let before = std::mem::take(&mut self.queue).into_values();
         let edits = before.filter(|one| one.kind == Kind::Edit);
         // Edits are still recorded, but none of the old document can be undone in this one.
         document.take_over_undo(&mut self.document, &Remade::default(), |_| true);
-        self.document = document;
+        let old = std::mem::replace(&mut self.document, document);
         self.snapshot = (0, Weak::new());
         (self.fills, self.taken_apart, self.compacted) = (0, 0, 0);
-        edits.map(LostEdit::unread).collect()
+        (edits.map(LostEdit::unread).collect(), old)
     }
 
     /// For operations that are not edits, such as events.
@@ -584,10 +585,17 @@ impl Replica {
     /// assert_eq!(replica.document().root().child_count(), 1);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn start_over(&mut self, mut document: MeshDocument) -> Vec<LostEdit> {
+    pub fn start_over(&mut self, document: MeshDocument) -> Vec<LostEdit> {
+        let witness = None;
+        self.start_over_with(Fresh { document, witness }).0
+    }
+
+    /// Like [`start_over`](Self::start_over). Also returns the old document.
+    pub(crate) fn start_over_with(&mut self, fresh: Fresh) -> (Vec<LostEdit>, MeshDocument) {
+        let mut document = fresh.document;
         self.queue.unsent();
         let before = std::mem::take(&mut self.queue);
-        let mut witness = Witness::new(&document, before.is_empty());
+        let mut witness = Witness::new(fresh.witness, &document, before.is_empty());
         let lacking = self.lacking(&before, &mut document);
         lacking.iter().for_each(|update| witness.apply(update));
         let (mut remade, mut lost) = (Remade::default(), Vec::new());
@@ -667,10 +675,10 @@ impl Replica {
         }
         let is_lost = |mark| lost.iter().any(|one: &LostEdit| one.marks.contains(&mark));
         document.take_over_undo(&mut self.document, &remade, is_lost);
-        self.document = document;
+        let old = std::mem::replace(&mut self.document, document);
         self.snapshot = (0, Weak::new());
         self.compact();
-        lost
+        (lost, old)
     }
 
     /// Operations under names that are given up may be pending on the server, or still in flight.

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::journal::{Journals, Pending};
 use crate::refusals::Refusals;
-use crate::replica::{LostEdit, Outgoing, Replica};
+use crate::replica::{Fresh, LostEdit, Outgoing, Replica};
 
 #[derive(Debug)]
 pub(crate) struct State {
@@ -128,9 +128,9 @@ impl State {
     }
 
     /// Continues with the server's state. After a refusal, the refused edit is lost, and so are the
-    /// edits that depend on it.
-    pub(crate) fn start_over(&mut self, document: MeshDocument) {
-        let lost = self.replica.start_over(document);
+    /// edits that depend on it. Returns the old document.
+    pub(crate) fn start_over(&mut self, fresh: Fresh) -> MeshDocument {
+        let (lost, old) = self.replica.start_over_with(fresh);
         self.stage = Stage::Begun;
         if let Some(journal) = &mut self.journal {
             journal.pending.rename(&self.replica);
@@ -139,13 +139,14 @@ impl State {
         if let Some(refusal) = self.taking_back.take() {
             self.give_up(refusal, lost);
         }
+        old
     }
 
     /// Continues with another document, which has taken the place of this one: the server's
-    /// document has another identity.
-    pub(crate) fn replace(&mut self, document: MeshDocument) {
+    /// document has another identity. Returns the old document.
+    pub(crate) fn replace(&mut self, document: MeshDocument) -> MeshDocument {
         let content = self.replica.document().to_json(true);
-        let edits = self.replica.replace(document);
+        let (edits, old) = self.replica.replace(document);
         self.stage = Stage::Begun;
         if let Some(journal) = &mut self.journal {
             if edits.is_empty() {
@@ -161,6 +162,7 @@ impl State {
         let replaced = Arc::new(ReplacedDocument { content, edits });
         self.replaced = Some(Arc::clone(&replaced));
         self.publish(&DocumentEvent::Replaced(replaced));
+        old
     }
 
     /// Gives up these edits, and publishes them with their content.

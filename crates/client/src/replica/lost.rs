@@ -78,6 +78,13 @@ impl LostEdit {
     }
 }
 
+/// The server's document, from which a replica starts over.
+pub(crate) struct Fresh {
+    pub(crate) document: MeshDocument,
+    /// The same again, to find what lost edits changed. Made from the other one if it is missing.
+    pub(crate) witness: Option<MeshDocument>,
+}
+
 /// A replica that applies edits a second time, to find what they change.
 pub(super) struct Witness {
     seen: Option<MeshDocument>,
@@ -85,7 +92,7 @@ pub(super) struct Witness {
 
 impl Witness {
     /// Starts with the server's content; does nothing if there are no edits.
-    pub(super) fn new(document: &MeshDocument, is_idle: bool) -> Self {
+    pub(super) fn new(made: Option<MeshDocument>, document: &MeshDocument, is_idle: bool) -> Self {
         let seen = || {
             let schema = document.schema().clone();
             let mut seen = MeshDocument::with_limits(schema, document.client_id(), accepted());
@@ -93,7 +100,7 @@ impl Witness {
             Some(seen)
         };
         Self {
-            seen: if is_idle { None } else { seen() },
+            seen: if is_idle { None } else { made.or_else(seen) },
         }
     }
 
