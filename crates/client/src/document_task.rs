@@ -22,7 +22,7 @@ use self::intake::{StartOver, Work};
 use crate::backoff::{self, Backoff};
 use crate::connection::{CallError, Connection};
 use crate::given_up::GivenUpEdits;
-use crate::journal::{JournalError, Journals, WhenDamaged};
+use crate::journal::{JournalError, Journals};
 use crate::live_document::{DocumentEnd, DocumentEvent, Progress, Refusal, Shared};
 use crate::replica::Replica;
 use crate::room_client::{Link, RoomEnd};
@@ -94,16 +94,7 @@ impl DocumentTask {
         let Some(journals) = &self.journals else {
             return Ok(());
         };
-        // A damaged one is set aside only if a handle is there to report it.
-        let replica = match journals.open(&self.shared, WhenDamaged::Leave).await {
-            Err(error @ JournalError::Damaged { .. }) => {
-                if self.shared.end_if_abandoned(error.clone().into()) {
-                    return Err(error);
-                }
-                journals.open(&self.shared, WhenDamaged::SetAside).await?
-            }
-            opened => opened?,
-        };
+        let replica = journals.open(&self.shared).await?;
         let has_content = replica.is_some();
         self.shared.load(replica);
         if has_content {

@@ -329,7 +329,7 @@ impl<'a> Editor<'a> {
 }
 
 /// Whole milliseconds; at most `u64::MAX` of them.
-fn millis(duration: Duration) -> u64 {
+pub(crate) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 

@@ -4,6 +4,8 @@
 //! it has become long. A record that a crash cut off ends the journal; a file with any other damage
 //! is set aside. [`Pending`] computes the next [`Batch`] to write from the replica, without I/O.
 
+mod kept;
+mod list;
 mod lock;
 mod pending;
 mod record;
@@ -17,10 +19,12 @@ use std::path::{Path, PathBuf};
 
 use uuid::Uuid;
 
+use self::kept::{keep_damaged, keep_replaced};
+pub(crate) use self::list::Listed;
 use self::lock::lock;
 pub(crate) use self::pending::{Batch, Pending};
-use self::recovered::{Fault, recover, replica_of};
-pub(crate) use self::writer::{Journals, Listed, WhenDamaged, Writer};
+use self::recovered::{Fault, replica_of};
+pub(crate) use self::writer::{Journals, Writer};
 use crate::replica::Replica;
 
 /// Why a document's journal can't be used.
@@ -31,7 +35,7 @@ pub enum JournalError {
     #[error("the document's journal is in use by another program")]
     InUse,
     /// The file is damaged and was set aside as a whole. Opening the document again reads it from
-    /// the server.
+    /// the server. This is reported until somebody has received it.
     #[error(
         "the document's journal is damaged ({reason}); it was kept as {}, open the document again \
          to read it from the server",
@@ -192,34 +196,12 @@ pub(crate) fn read_bytes(
 
 impl Journal {
     /// Opens and reads the journal of a document. The replica is `None` if the journal is empty. A
-    /// damaged file is set aside.
+    /// damaged file stays in place until [`remove_reported`] is called.
     pub(crate) fn open(
         directory: &Path,
         room: &RoomKey,
         document: &str,
         client_id: u64,
-    ) -> Result<(Self, Option<Replica>), JournalError> {
-        Self::open_with(directory, room, document, client_id, set_aside)
-    }
-
-    /// Like [`open`](Self::open), for a document without handles. A damaged file stays in place, to
-    /// be reported when the document is opened.
-    fn open_untold(
-        directory: &Path,
-        room: &RoomKey,
-        document: &str,
-        client_id: u64,
-    ) -> Result<(Self, Option<Replica>), JournalError> {
-        let leave = |path: &Path| Ok(path.to_owned());
-        Self::open_with(directory, room, document, client_id, leave)
-    }
-
-    fn open_with(
-        directory: &Path,
-        room: &RoomKey,
-        document: &str,
-        client_id: u64,
-        keep_damaged: fn(&Path) -> io::Result<PathBuf>,
     ) -> Result<(Self, Option<Replica>), JournalError> {
         fs::create_dir_all(directory)?;
         let path = directory.join(room.file_name(document));
@@ -262,7 +244,7 @@ impl Journal {
     pub(crate) fn write(&mut self, batch: &Batch) -> io::Result<()> {
         if batch.is_whole {
             if batch.keeps_old && !self.is_old_kept && self.path.try_exists()? {
-                keep_copy(&self.path)?;
+                keep_replaced(&self.path)?;
                 // A failed rewrite is retried, and its copy exists already.
                 self.is_old_kept = true;
             }
@@ -334,70 +316,6 @@ impl Journal {
     }
 }
 
-/// Reads the journals of a room, including those of the first version.
-fn list(directory: &Path, room: &RoomKey) -> Result<Listed, JournalError> {
-    let mut listed = Listed::default();
-    let entries = match fs::read_dir(directory) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(listed),
-        Err(error) => return Err(error.into()),
-    };
-    let prefix = format!("{}-", room.prefix());
-    for entry in entries {
-        let path = match entry {
-            Ok(entry) => entry.path(),
-            Err(error) => {
-                listed.unreadable.push((directory.to_owned(), error));
-                break;
-            }
-        };
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let Some(stem) = name.strip_suffix(".journal") else {
-            continue;
-        };
-        let is_ours = stem.starts_with(&prefix);
-        // Journals of the first version are named by a hash of the room's URL and the path.
-        if !is_ours && Uuid::try_parse(stem).is_err() {
-            continue;
-        }
-        let bytes = match read(&path) {
-            Ok(Some(bytes)) => bytes,
-            Ok(None) => continue,
-            // The edits in the other journals can still be sent.
-            Err(error) => {
-                listed.unreadable.push((path, error));
-                continue;
-            }
-        };
-        match recover(&bytes, room) {
-            Ok(Some(recovered)) => {
-                let is_replaced =
-                    !is_ours && directory.join(room.file_name(&recovered.path)).exists();
-                if !is_replaced {
-                    listed.unsent.extend(recovered.unsent());
-                }
-            }
-            Err(Fault::Damaged(reason)) if is_ours => listed.damaged.push((path, reason)),
-            // It may belong to another room.
-            Ok(None) | Err(_) => {}
-        }
-    }
-    listed
-        .unsent
-        .sort_by(|one, other| one.path.cmp(&other.path));
-    Ok(listed)
-}
-
-/// The unacknowledged edits in a journal of this room, or its damage.
-fn unsent_in(path: &Path, room: &RoomKey) -> io::Result<Result<Option<Unsent>, String>> {
-    let bytes = read(path)?.unwrap_or_default();
-    Ok(match recover(&bytes, room) {
-        Ok(recovered) => Ok(recovered.and_then(|one| one.unsent())),
-        Err(Fault::Newer) => Ok(None),
-        Err(Fault::Damaged(reason)) => Err(reason),
-    })
-}
-
 fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
     let mut file = match File::open(path) {
         Ok(file) => file,
@@ -432,37 +350,6 @@ fn sync_directory(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Renames a damaged file to the first free `….damaged-N`. Returns the new path.
-fn set_aside(path: &Path) -> io::Result<PathBuf> {
-    let kept = free_name(path, "damaged")?;
-    fs::rename(path, &kept)?;
-    sync_directory(path)?;
-    Ok(kept)
-}
-
-/// Copies the journal of a replaced document to the first free `….replaced-N`.
-fn keep_copy(path: &Path) -> io::Result<()> {
-    let kept = free_name(path, "replaced")?;
-    let copied = fs::copy(path, &kept).and_then(|_| File::open(&kept)?.sync_all());
-    copied.inspect_err(|_| {
-        // A partial copy would take space that others need. It may not exist.
-        let _removed = fs::remove_file(&kept);
-    })
-}
-
-/// The first unused name of this kind beside a journal.
-fn free_name(path: &Path, kind: &str) -> io::Result<PathBuf> {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let mut number = 1_u64;
-    loop {
-        let free = path.with_file_name(format!("{name}.{kind}-{number}"));
-        if !free.try_exists()? {
-            return Ok(free);
-        }
-        number += 1;
-    }
-}
-
 #[cfg(test)]
 mod restarts;
 
@@ -477,6 +364,7 @@ mod tests {
     use meshagent_document::{MeshDocument, MeshSchema, Target};
     use serde_json::json;
 
+    use super::kept::remove_reported;
     use super::{Journal, JournalError, Pending, RoomKey, record};
     use crate::replica::Replica;
 
@@ -489,7 +377,11 @@ mod tests {
     }
 
     fn open(directory: &Path) -> Result<(Journal, Option<Replica>), JournalError> {
-        Journal::open(directory, &room(), "ä.document", 7)
+        let opened = Journal::open(directory, &room(), "ä.document", 7);
+        if let Err(JournalError::Damaged { kept, .. }) = &opened {
+            remove_reported(kept);
+        }
+        opened
     }
 
     fn append(replica: &mut Replica, text: &str) {
@@ -665,13 +557,19 @@ mod tests {
             assert_eq!(copies().len(), 1);
         }
         journal.quota = None;
-        // A replacement after the rewrite concerns another journal.
-        for copied in 1..=2 {
+        // A replacement during or after the rewrite concerns another journal.
+        for copied in 1..=3 {
             let batch = pending.take(&replica).unwrap();
             journal.write(&batch).unwrap();
+            let is_during = copied == 1;
+            if is_during {
+                pending.replace();
+            }
             pending.wrote(&batch);
+            if !is_during {
+                pending.replace();
+            }
             assert_eq!(copies().len(), copied);
-            pending.replace();
         }
         assert!(copies().iter().any(|copy| fs::read(copy).unwrap() == whole));
     }

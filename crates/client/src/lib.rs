@@ -43,6 +43,7 @@
 #[cfg(test)]
 extern crate self as meshagent_client;
 
+mod accepted;
 mod backoff;
 mod connect;
 mod connection;

@@ -1,26 +1,25 @@
 //! An open document: edits take effect locally, and a task exchanges them with the server.
 
+mod changes;
 mod shared;
 #[cfg(feature = "simulation")]
 mod simulation;
 mod state;
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use meshagent_document::{Event, MeshDocument};
 use meshagent_protocol::ErrorCode;
 use serde_json::Value;
-use tokio::sync::mpsc;
-use tokio_stream::Stream;
 
+pub use self::changes::Changes;
+use self::changes::Subscriber;
 pub(crate) use self::shared::{EndWithTask, Progress, Shared};
+use self::state::Opening;
 pub(crate) use self::state::State;
-use self::state::Subscriber;
 use crate::editor::Editor;
 use crate::journal::JournalError;
 use crate::replica::LostEdit;
@@ -146,7 +145,7 @@ pub enum DocumentEvent {
     /// The document has ended. Nothing more is sent or received.
     Ended(DocumentEnd),
     /// Events before this one were dropped, because the subscriber was too slow. Read the document
-    /// again.
+    /// again. [`LiveDocument::saved`] reports refusals, with the lost edits.
     Missed,
 }
 
@@ -236,73 +235,16 @@ pub enum SaveError {
         /// The error of the last write.
         reason: String,
     },
-    /// The server refused an edit.
-    #[error(transparent)]
-    Refused(#[from] Refusal),
-}
-
-/// The events of a document since [`LiveDocument::changes`], read with [`recv`](Self::recv) or as a
-/// `Stream`.
-#[derive(Debug)]
-pub struct Changes {
-    events: mpsc::Receiver<DocumentEvent>,
-}
-
-impl Changes {
-    /// The next event; `None` once the document has ended and all events were received.
-    ///
-    /// Up to 1,024 events wait for a slow subscriber. Further events are dropped, and
-    /// [`DocumentEvent::Missed`] then precedes the next event for which there is room.
-    ///
-    /// # Cancel safety
-    ///
-    /// No event is lost.
-    ///
-    /// ```
-    /// # use meshagent_document::Target;
-    /// # use serde_json::json;
-    /// use meshagent_client::DocumentEvent;
-    ///
-    /// # meshagent_testing::in_room(async |room| {
-    /// let document = room.sync().open("notes.document").await?;
-    /// let mut changes = document.changes();
-    /// document.edit(|d| d.append_child(Target::Root, json!({ "body": { "text": "tea" } })))??;
-    /// while let Some(event) = changes.recv().await {
-    ///     if let DocumentEvent::Changed(_) = event {
-    ///         break;
-    ///     }
-    /// }
-    /// # Ok(())
-    /// # });
-    /// ```
-    pub async fn recv(&mut self) -> Option<DocumentEvent> {
-        self.events.recv().await
-    }
-
-    /// The next event, if one is available.
-    ///
-    /// ```
-    /// # meshagent_testing::in_room(async |room| {
-    /// let document = room.sync().open("notes.document").await?;
-    /// let mut changes = document.changes();
-    /// assert_eq!(changes.try_recv(), None);
-    /// # Ok(())
-    /// # });
-    /// ```
-    pub fn try_recv(&mut self) -> Option<DocumentEvent> {
-        self.events.try_recv().ok()
-    }
-}
-
-impl Stream for Changes {
-    type Item = DocumentEvent;
-
-    fn poll_next(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<DocumentEvent>> {
-        self.events.poll_recv(context)
-    }
+    /// The server refused edits.
+    #[error("{refusal}")]
+    Refused {
+        /// Why the first of them was refused.
+        refusal: Refusal,
+        /// The edits that are lost, with their content, as in [`DocumentEvent::Refused`]. Content
+        /// that no handle has reported is kept up to 64 MiB; beyond it that of the oldest edits is
+        /// missing here.
+        lost: Vec<LostEdit>,
+    },
 }
 
 impl LiveDocument {
@@ -331,7 +273,10 @@ impl LiveDocument {
             shared: Arc::clone(&shared),
             room,
         });
-        shared.count_opened(Arc::downgrade(&handle));
+        shared.count_opened(Opening {
+            handle: Arc::downgrade(&handle),
+            told: Told::clone(&handle.told),
+        });
         Self { shared, handle }
     }
 
@@ -587,7 +532,7 @@ impl LiveDocument {
     ///
     /// - [`SaveError::Refused`]: the server refused an edit, made by any handle, since the last
     ///   call on this one. The edit was reverted, and all others are saved. If several were
-    ///   refused, this is the first refusal.
+    ///   refused, this is the first refusal, with the content of all.
     /// - [`SaveError::Journal`]: there is no connection and the journal can't be written, so an
     ///   edit is only in memory. It is still sent later, and another call waits again.
     /// - [`SaveError::Ended`]: the document ended before all edits were saved.
@@ -670,19 +615,15 @@ impl LiveDocument {
     /// # });
     /// ```
     pub fn changes(&self) -> Changes {
-        let (sender, events) = mpsc::channel(EVENT_CAPACITY);
+        let (subscriber, changes) = Subscriber::new();
         let mut state = self.shared.lock();
         if let Some(end) = &state.end {
-            // The channel has room for this event. The sender is dropped, so no event follows.
-            let _sent = sender.try_send(DocumentEvent::Ended(end.clone()));
-            return Changes { events };
+            subscriber.end(end);
+            return changes;
         }
-        state.subscribers.push(Subscriber {
-            events: sender,
-            has_missed: false,
-        });
+        state.subscribers.push(subscriber);
         state.replica.document_mut().watch(true);
-        Changes { events }
+        changes
     }
 
     /// Waits until all edits are saved, and closes this handle. The document's stream ends with the
@@ -746,9 +687,6 @@ impl Drop for Handle {
         self.end();
     }
 }
-
-/// How many events a subscriber may leave unread.
-const EVENT_CAPACITY: usize = 1024;
 
 /// How long a close waits for the end of the stream, after everything is saved.
 const CLOSE_GRACE: Duration = Duration::from_secs(5);

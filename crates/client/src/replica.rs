@@ -3,6 +3,7 @@
 mod again;
 mod lost;
 mod queue;
+mod restored;
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -12,10 +13,11 @@ use std::time::Duration;
 use meshagent_document::{DecodeError, MeshDocument, Remade, UpdateKind};
 
 use self::again::{Again, again};
+pub(crate) use self::lost::Fresh;
 pub use self::lost::LostEdit;
 use self::lost::Witness;
 use self::queue::{Kind, Queue, Standing, Unsaved};
-use crate::editor::Editor;
+use crate::editor::{Editor, millis};
 
 /// The largest update into which waiting edits are merged, and up to which the parts are kept to be
 /// tried alone after a refusal.
@@ -155,14 +157,16 @@ impl Replica {
     }
 
     /// Continues with another document, which has taken the place of this one. Returns the
-    /// unacknowledged edits of the old one.
-    pub(crate) fn replace(&mut self, document: MeshDocument) -> Vec<LostEdit> {
+    /// unacknowledged edits of the old one, and the old one.
+    pub(crate) fn replace(&mut self, mut document: MeshDocument) -> (Vec<LostEdit>, MeshDocument) {
         let before = std::mem::take(&mut self.queue).into_values();
         let edits = before.filter(|one| one.kind == Kind::Edit);
-        self.document = document;
+        // Edits are still recorded, but none of the old document can be undone in this one.
+        document.take_over_undo(&mut self.document, &Remade::default(), |_| true);
+        let old = std::mem::replace(&mut self.document, document);
         self.snapshot = (0, Weak::new());
         (self.fills, self.taken_apart, self.compacted) = (0, 0, 0);
-        edits.map(LostEdit::unread).collect()
+        (edits.map(LostEdit::unread).collect(), old)
     }
 
     /// For operations that are not edits, such as events.
@@ -461,24 +465,6 @@ impl Replica {
         self.queue.set_overwritten(number);
     }
 
-    /// A stream has started, with the server's state vector and the state that it sent. Queues the
-    /// operations that the server lacks beyond the kept edits, to be sent before them. The server
-    /// had these operations, but was restored from an older copy.
-    pub(crate) fn send_lacking(
-        &mut self,
-        state_vector: &[u8],
-        state: &[u8],
-    ) -> Result<(), DecodeError> {
-        let kept = self.queue.iter().map(|one| &one.update[..]);
-        let updates: Vec<&[u8]> = std::iter::once(state).chain(kept).collect();
-        if self.document.is_covered_by(state_vector, &updates)? {
-            return Ok(());
-        }
-        let missing = self.document.encode_diff(state_vector)?;
-        self.keep(missing, Kind::Fill, self.next);
-        Ok(())
-    }
-
     /// The server has permanently refused the update with this number. If it was merged from
     /// several edits, these are tried alone as far as possible, and this returns true. Otherwise
     /// nothing is sent until the replica [starts over](Self::start_over) without the edit.
@@ -575,8 +561,8 @@ impl Replica {
 
     /// Continues with another document, which has exactly the server's content and a new client id.
     /// Kept edits that fit are applied to it. Others are made again under the new client id, unless
-    /// they depend on missing content. The undo history is taken over. Returns the edits that are
-    /// lost.
+    /// they depend on missing content. Content that a restored server lacks is kept, too. The undo
+    /// history is taken over. Returns the edits that are lost.
     ///
     /// ```
     /// # use meshagent_client::Replica;
@@ -599,10 +585,19 @@ impl Replica {
     /// assert_eq!(replica.document().root().child_count(), 1);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn start_over(&mut self, mut document: MeshDocument) -> Vec<LostEdit> {
+    pub fn start_over(&mut self, document: MeshDocument) -> Vec<LostEdit> {
+        let witness = None;
+        self.start_over_with(Fresh { document, witness }).0
+    }
+
+    /// Like [`start_over`](Self::start_over). Also returns the old document.
+    pub(crate) fn start_over_with(&mut self, fresh: Fresh) -> (Vec<LostEdit>, MeshDocument) {
+        let mut document = fresh.document;
         self.queue.unsent();
         let before = std::mem::take(&mut self.queue);
-        let mut witness = Witness::new(&document, before.is_empty());
+        let mut witness = Witness::new(fresh.witness, &document, before.is_empty());
+        let lacking = self.lacking(&before, &mut document);
+        lacking.iter().for_each(|update| witness.apply(update));
         let (mut remade, mut lost) = (Remade::default(), Vec::new());
         let (mut is_waited_for, mut is_conflict) = (false, false);
         let mut carried = None;
@@ -669,6 +664,9 @@ impl Replica {
         }
         // Nothing is compacted before the new document has replaced the old one.
         (self.slack_bytes, self.compacted) = (usize::MAX, 0);
+        if let Some(lacking) = lacking {
+            self.keep(lacking, Kind::Fill, self.next);
+        }
         if (is_waited_for || !behind_gaps.is_empty()) && !is_conflict {
             self.fill_in(&mut document, &remade);
         }
@@ -677,10 +675,10 @@ impl Replica {
         }
         let is_lost = |mark| lost.iter().any(|one: &LostEdit| one.marks.contains(&mark));
         document.take_over_undo(&mut self.document, &remade, is_lost);
-        self.document = document;
+        let old = std::mem::replace(&mut self.document, document);
         self.snapshot = (0, Weak::new());
         self.compact();
-        lost
+        (lost, old)
     }
 
     /// Operations under names that are given up may be pending on the server, or still in flight.
@@ -852,9 +850,10 @@ impl Replica {
         edits.map(|one| &one.update[..])
     }
 
-    /// Sets the mark of the following edits.
+    /// Sets the mark and the time of the following edits.
     fn mark(&mut self) -> u64 {
         self.document.mark_edits(self.next);
+        self.document.set_time(millis(self.now));
         self.next
     }
 

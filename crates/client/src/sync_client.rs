@@ -265,7 +265,11 @@ impl SyncClient {
     ) -> Result<LiveDocument, OpenError> {
         let path = DocPath::parse(path)?;
         let document = self.join_or_begin(&path, options)?;
-        document.ready().await?;
+        let ready = document.ready().await;
+        if let (Err(DocumentEnd::Journal(error)), Some(journals)) = (&ready, self.room.journals()) {
+            journals.reported(error);
+        }
+        ready?;
         Ok(document)
     }
 

@@ -17,6 +17,7 @@ mod grep;
 mod ids;
 mod insert;
 mod json;
+mod lacking;
 mod limits;
 mod measure;
 mod memory;

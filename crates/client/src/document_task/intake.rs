@@ -4,11 +4,13 @@
 use std::panic::resume_unwind;
 use std::sync::Arc;
 
-use meshagent_document::{Limits, MeshDocument, MeshSchema};
+use meshagent_document::{MeshDocument, MeshSchema};
 use serde_json::Value;
 
 use super::ClientIds;
+use crate::accepted::accepted;
 use crate::live_document::{DocumentEvent, Refusal, Shared, State};
+use crate::replica::Fresh;
 use crate::sync_calls::SyncStream;
 
 /// The largest update that is applied on a thread of the runtime. It takes roughly a millisecond.
@@ -142,9 +144,16 @@ impl Beginning {
         client_ids: &mut ClientIds,
         over: StartOver,
     ) -> Result<(), String> {
+        // Without the lock, because it takes long for a large document. So does dropping the old
+        // one.
+        let fresh = match over {
+            StartOver::No => None,
+            _ => Some(self.fresh(shared, client_ids, over)?),
+        };
+        let mut old = None;
         let mut state = shared.lock();
-        let taken = match over {
-            StartOver::No => {
+        let taken = match fresh {
+            None => {
                 let vector = match &self.server_vector {
                     Some(vector) => vector.clone(),
                     None => state.replica.document().state_vector(),
@@ -152,7 +161,7 @@ impl Beginning {
                 self.bring_up(&mut state, client_ids, &vector)?;
                 Taken::BroughtUp
             }
-            _ => self.start_over(&mut state, client_ids, over)?,
+            Some(fresh) => self.start_over(&mut state, client_ids, over, fresh, &mut old)?,
         };
         if taken == Taken::Ended {
             drop(state);
@@ -168,54 +177,68 @@ impl Beginning {
         state.journal_progress((taken == Taken::BroughtUp).then_some(&self.state));
         state.publish_changes();
         state.publish(&DocumentEvent::Synchronized);
+        drop(state);
+        drop(old);
         Ok(())
     }
 
-    /// Rebuilds the replica, unless the replica must be kept or the document ends.
+    /// Rebuilds the replica, unless the replica must be kept or the document ends. Leaves the old
+    /// document to the caller.
     fn start_over(
         &self,
         state: &mut State,
         client_ids: &mut ClientIds,
         over: StartOver,
+        mut fresh: Fresh,
+        old: &mut Option<MeshDocument>,
     ) -> Result<Taken, String> {
         let is_replaced = over == StartOver::Replaced;
         // Rebuilding would discard the local content of the old document.
         if is_replaced && state.end_untold(Refusal::replaced()) {
             return Ok(Taken::Ended);
         }
-        let document = self.document(state, client_ids)?;
+        fresh.document.watch(state.is_watched());
         if is_replaced {
-            state.replace(document);
+            *old = Some(state.replace(fresh.document));
             return Ok(Taken::MadeAgain);
         }
-        if over == StartOver::FreshAfterConflict && state.reconsider_conflict(&document) {
+        if over == StartOver::FreshAfterConflict && state.reconsider_conflict(&fresh.document) {
             // The server may have content that the replica lacks.
-            self.bring_up(state, client_ids, &document.state_vector())?;
+            self.bring_up(state, client_ids, &fresh.document.state_vector())?;
             return Ok(Taken::BroughtUp);
         }
         let refusal = state.taking_back().cloned();
         if refusal.is_some_and(|refusal| state.end_untold(refusal)) {
             return Ok(Taken::Ended);
         }
-        state.start_over(document);
+        *old = Some(state.start_over(fresh));
         Ok(Taken::MadeAgain)
     }
 
     /// The server's document.
-    fn document(&self, state: &State, client_ids: &mut ClientIds) -> Result<MeshDocument, String> {
+    fn fresh(
+        &self,
+        shared: &Shared,
+        client_ids: &mut ClientIds,
+        over: StartOver,
+    ) -> Result<Fresh, String> {
         let schema =
             MeshSchema::from_json(&self.schema).map_err(|error| format!("its schema: {error}"))?;
-        // Content that the server has accepted must not be rejected here.
-        let mut limits = Limits::NONE;
-        limits.depth = Limits::default().depth;
-        let mut document = MeshDocument::with_limits(schema, client_ids.next(), limits);
-        if !self.state.is_empty() {
-            document
-                .apply_update(&self.state)
-                .map_err(|error| error.to_string())?;
-        }
-        document.watch(state.is_watched());
-        Ok(document)
+        let client_id = client_ids.next();
+        let document = || {
+            let mut document = MeshDocument::with_limits(schema.clone(), client_id, accepted());
+            if !self.state.is_empty() {
+                document
+                    .apply_update(&self.state)
+                    .map_err(|error| error.to_string())?;
+            }
+            Ok::<_, String>(document)
+        };
+        let has_edits = over != StartOver::Replaced && !shared.lock().replica.is_saved();
+        Ok(Fresh {
+            document: document()?,
+            witness: has_edits.then(document).transpose()?,
+        })
     }
 
     /// Brings the existing replica up to date, and queues what the server lacks beyond its state

@@ -18,10 +18,6 @@ const MAX_RECEIVED_BYTES: usize = 1 << 20;
 /// How far a journal is behind its replica.
 ///
 /// Edits wait in the replica, so only the written position is kept here.
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "independent facts about one file"
-)]
 #[derive(Debug)]
 pub(crate) struct Pending {
     room: Arc<RoomKey>,
@@ -39,8 +35,11 @@ pub(crate) struct Pending {
     is_started: bool,
     /// Whether the next write must be the whole document.
     is_whole: bool,
-    /// Whether the next rewrite first copies the current file.
-    keeps_old: bool,
+    /// How often another document took the place of the journal's.
+    replaced: u64,
+    /// The number of these replacements whose old document the journal no longer has: its file was
+    /// copied and rewritten since.
+    copied: u64,
     /// Whether the journal has edits under names that have changed.
     is_renamed: bool,
     bytes: u64,
@@ -57,6 +56,8 @@ pub(crate) struct Batch {
     pub(super) is_whole: bool,
     /// Whether the file is copied before it is replaced.
     pub(super) keeps_old: bool,
+    /// The number of replacements before it.
+    replaced: u64,
     last: u64,
     saved: u64,
 }
@@ -74,7 +75,8 @@ impl Pending {
             taken: 0,
             is_started: false,
             is_whole: true,
-            keeps_old: false,
+            replaced: 0,
+            copied: 0,
             is_renamed: false,
             bytes: 0,
             base_bytes: 0,
@@ -132,7 +134,7 @@ impl Pending {
 
     /// The replica is another document. The journal of the old one is set aside.
     pub(crate) fn replace(&mut self) {
-        self.keeps_old = true;
+        self.replaced += 1;
         self.start_over();
     }
 
@@ -168,6 +170,7 @@ impl Pending {
             records,
             is_whole: false,
             keeps_old: false,
+            replaced: self.replaced,
             last: replica.last_number(),
             saved,
         })
@@ -197,7 +200,8 @@ impl Pending {
         Batch {
             records,
             is_whole: true,
-            keeps_old: self.keeps_old,
+            keeps_old: self.replaced > self.copied,
+            replaced: self.replaced,
             last: replica.last_number(),
             saved: replica.saved_number(),
         }
@@ -207,7 +211,8 @@ impl Pending {
     pub(crate) fn wrote(&mut self, batch: &Batch) {
         let length = batch.records.len() as u64;
         if batch.is_whole {
-            self.keeps_old &= !batch.keeps_old;
+            // The document may have been replaced again while this was written.
+            self.copied = batch.replaced;
             // The replica may have started over again while this was written.
             self.is_renamed &= self.is_whole;
             self.bytes = 0;

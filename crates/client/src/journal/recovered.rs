@@ -2,11 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use meshagent_document::{Limits, MeshDocument, MeshSchema};
+use meshagent_document::{MeshDocument, MeshSchema};
 use serde_json::Value;
 
 use super::record::{self, BLANK, EDIT, HEAD, MAGIC, MERGED, SAVED, STATE};
 use super::{RoomKey, Unsent};
+use crate::accepted::accepted;
 use crate::replica::Replica;
 
 /// The content of a journal.
@@ -164,9 +165,7 @@ impl Recovered {
 
     /// Builds the replica.
     fn into_replica(self, client_id: u64) -> Result<Replica, Fault> {
-        let mut limits = Limits::NONE;
-        limits.depth = Limits::default().depth;
-        let mut document = MeshDocument::with_limits(self.schema, client_id, limits);
+        let mut document = MeshDocument::with_limits(self.schema, client_id, accepted());
         let unreadable = |error| format!("an update in it: {error}");
         for update in &self.updates {
             if !update.is_empty() {

@@ -16,6 +16,7 @@ use std::sync::Arc;
 use meshagent_document::{MeshDocument, MeshSchema, Target, UpdateKind};
 use serde_json::json;
 
+use super::kept::remove_reported;
 use super::{Journal, JournalError, Pending, RoomKey};
 use crate::replica::Replica;
 
@@ -424,12 +425,8 @@ impl<'a> Run<'a> {
     /// The program ends, and its file is damaged before it starts again.
     fn damage(&mut self, seen: &mut Seen) {
         self.write_now(seen);
-        let path = self
-            .journal
-            .as_ref()
-            .expect("the program runs")
-            .path
-            .clone();
+        let journal = self.journal.as_ref().expect("the program runs");
+        let path = journal.path.clone();
         self.end_program();
         let good = fs::read(&path).unwrap();
         let length = good.len() as u64;
@@ -486,6 +483,7 @@ impl<'a> Run<'a> {
             Err(error) => {
                 if let JournalError::Damaged { kept, .. } = &error {
                     assert_eq!(fs::read(kept).unwrap(), bad, "seed {seed}");
+                    remove_reported(kept);
                     let (_, found) = open(self.directory, 0);
                     assert!(found.is_none(), "seed {seed}: it opens from the server");
                     fs::remove_file(kept).unwrap();

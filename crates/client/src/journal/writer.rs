@@ -12,8 +12,11 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Semaphore, oneshot};
+use tokio::time::sleep;
 
-use super::{Journal, JournalError, RoomKey, Unsent, list, lock, set_aside, unsent_in};
+use super::kept::remove_reported;
+use super::list::{Listed, list, settle_damage};
+use super::{Journal, JournalError, RoomKey, Unsent};
 use crate::document_task::new_client_id;
 use crate::live_document::Shared;
 use crate::replica::Replica;
@@ -21,6 +24,10 @@ use crate::resend::Resends;
 
 /// The pause before a failed write is retried, unless another write succeeds earlier.
 const RETRY: Duration = Duration::from_secs(1);
+
+/// How often a journal that is in use is tried again, and the time in between.
+const TRIES: u32 = 10;
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// How many lists of a directory may be in progress or waiting.
 const LISTS: usize = 4;
@@ -51,7 +58,7 @@ struct Queue {
 #[derive(Debug, Default)]
 struct Jobs {
     /// The queue is bounded: one opening and one release for each document's task, which waits for
-    /// them, at most one write for each document, and a few lists.
+    /// them, at most one write for each document, a few lists, and what their callers received.
     waiting: VecDeque<Job>,
     is_stopping: bool,
 }
@@ -60,7 +67,6 @@ struct Jobs {
 enum Job {
     Open {
         shared: Arc<Shared>,
-        when_damaged: WhenDamaged,
         reply: oneshot::Sender<Result<Option<Replica>, JournalError>>,
     },
     Write(Arc<Shared>),
@@ -69,25 +75,12 @@ enum Job {
         reply: oneshot::Sender<Result<Listed, JournalError>>,
     },
     Unsent {
+        /// Whether damaged journals that are in use are skipped.
+        skips_used: bool,
         reply: oneshot::Sender<Result<Vec<Unsent>, JournalError>>,
     },
-}
-
-/// How opening treats a damaged journal. Either way it is an error.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum WhenDamaged {
-    Leave,
-    SetAside,
-}
-
-/// The unacknowledged edits in a room's journals.
-#[derive(Debug, Default)]
-pub(crate) struct Listed {
-    pub(crate) unsent: Vec<Unsent>,
-    /// Damaged files, with the reason.
-    pub(crate) damaged: Vec<(PathBuf, String)>,
-    /// Files that can't be read now.
-    pub(crate) unreadable: Vec<(PathBuf, io::Error)>,
+    /// Somebody has received the report of a damaged journal, which is kept under this name.
+    Reported(PathBuf),
 }
 
 impl Writer {
@@ -154,18 +147,26 @@ impl Journals {
     }
 
     /// Opens a document's journal; `None` if it is empty.
-    pub(crate) async fn open(
-        &self,
-        shared: &Arc<Shared>,
-        when_damaged: WhenDamaged,
-    ) -> Result<Option<Replica>, JournalError> {
-        let (reply, opened) = oneshot::channel();
-        self.queue.push(Job::Open {
-            shared: Arc::clone(shared),
-            when_damaged,
-            reply,
-        });
-        opened.await.unwrap_or_else(|_| Err(JournalError::closed()))
+    ///
+    /// If it is in use, this is tried for a moment: a program that this one starts has a copy of
+    /// each lock until it is loaded, even of one that this program has given up. A document that is
+    /// open only for its journal is tried again later anyway.
+    pub(crate) async fn open(&self, shared: &Arc<Shared>) -> Result<Option<Replica>, JournalError> {
+        let mut tries = 0;
+        loop {
+            let (reply, opened) = oneshot::channel();
+            self.queue.push(Job::Open {
+                shared: Arc::clone(shared),
+                reply,
+            });
+            let opened = opened.await.unwrap_or_else(|_| Err(JournalError::closed()));
+            let is_in_use = matches!(opened, Err(JournalError::InUse));
+            if !is_in_use || tries == TRIES || shared.is_resending() {
+                return opened;
+            }
+            tries += 1;
+            sleep(PAUSE).await;
+        }
     }
 
     /// Lists the unacknowledged edits in the directory's journals.
@@ -176,12 +177,30 @@ impl Journals {
         listed.await.unwrap_or_else(|_| Err(JournalError::closed()))
     }
 
-    /// The same, but a damaged journal is set aside and reported as an error.
+    /// The same, but a damaged journal is set aside and reported as an error. One that is in use is
+    /// tried like one that is opened.
     pub(crate) async fn unsent(&self) -> Result<Vec<Unsent>, JournalError> {
         let _few = self.queue.lists.acquire().await;
-        let (reply, listed) = oneshot::channel();
-        self.queue.push(Job::Unsent { reply });
-        listed.await.unwrap_or_else(|_| Err(JournalError::closed()))
+        let mut tries = 0;
+        loop {
+            let (reply, listed) = oneshot::channel();
+            let skips_used = tries == TRIES;
+            self.queue.push(Job::Unsent { skips_used, reply });
+            let listed = listed.await.unwrap_or_else(|_| Err(JournalError::closed()));
+            if !matches!(listed, Err(JournalError::InUse)) {
+                return listed.inspect_err(|error| self.reported(error));
+            }
+            tries += 1;
+            sleep(PAUSE).await;
+        }
+    }
+
+    /// Somebody has received this error. Must be called without a further pause before it is
+    /// returned: until then a damaged journal stays in place, to be reported again.
+    pub(crate) fn reported(&self, error: &JournalError) {
+        if let JournalError::Damaged { kept, .. } = error {
+            self.queue.push(Job::Reported(kept.clone()));
+        }
     }
 
     /// Queues a document with changes. It must not be in the queue already.
@@ -268,12 +287,8 @@ impl Thread {
     fn run(mut self) {
         loop {
             match self.queue.next(self.retry_at) {
-                Next::Job(Job::Open {
-                    shared,
-                    when_damaged,
-                    reply,
-                }) => {
-                    let opened = self.open(&shared, when_damaged);
+                Next::Job(Job::Open { shared, reply }) => {
+                    let opened = self.open(&shared);
                     // If the caller has gone, its document was dropped, and the task releases it.
                     let _waiting = reply.send(opened);
                 }
@@ -287,9 +302,12 @@ impl Thread {
                 Next::Job(Job::List { reply }) => {
                     let _waiting = reply.send(list(&self.directory, &self.room));
                 }
-                Next::Job(Job::Unsent { reply }) => {
-                    let _waiting = reply.send(self.unsent());
+                Next::Job(Job::Unsent { skips_used, reply }) => {
+                    let listed = list(&self.directory, &self.room);
+                    let settled = |listed| settle_damage(listed, &self.room, skips_used);
+                    let _waiting = reply.send(listed.and_then(settled));
                 }
+                Next::Job(Job::Reported(kept)) => remove_reported(&kept),
                 Next::Retry => self.write_all(),
                 Next::Stop => {
                     self.write_all();
@@ -299,27 +317,15 @@ impl Thread {
         }
     }
 
-    fn open(
-        &mut self,
-        shared: &Arc<Shared>,
-        when_damaged: WhenDamaged,
-    ) -> Result<Option<Replica>, JournalError> {
+    fn open(&mut self, shared: &Arc<Shared>) -> Result<Option<Replica>, JournalError> {
         // A task that was dropped with its runtime has not released its document.
         self.open.retain(|_, (owner, _)| owner.strong_count() > 0);
-        let open = match when_damaged {
-            WhenDamaged::Leave => Journal::open_untold,
-            WhenDamaged::SetAside => Journal::open,
-        };
-        let opened = open(&self.directory, &self.room, &shared.path, new_client_id());
+        let client_id = new_client_id();
+        let opened = Journal::open(&self.directory, &self.room, &shared.path, client_id);
         let (journal, replica) = opened?;
         let owner = Arc::downgrade(shared);
         self.open.insert(shared.path.clone(), (owner, journal));
         Ok(replica)
-    }
-
-    fn unsent(&self) -> Result<Vec<Unsent>, JournalError> {
-        let listed = list(&self.directory, &self.room)?;
-        settle_damage(listed, &self.room)
     }
 
     fn write(&mut self, shared: &Arc<Shared>, is_last: bool) {
@@ -349,131 +355,46 @@ impl Thread {
     }
 }
 
-/// The listed edits. The first damaged journal is set aside and reported as an error. Otherwise an
-/// unreadable journal is an error, because its edits are not known.
-fn settle_damage(listed: Listed, room: &RoomKey) -> Result<Vec<Unsent>, JournalError> {
-    let Listed {
-        mut unsent,
-        mut unreadable,
-        ..
-    } = listed;
-    for (path, _) in listed.damaged {
-        // Another program has it open. That program read the file before the damage, and rewrites
-        // it.
-        let Ok(_lock) = lock(&path) else {
-            continue;
-        };
-        // The list was made without the lock, so another program may have replaced the file since.
-        match unsent_in(&path, room) {
-            Ok(Ok(found)) => unsent.extend(found),
-            Ok(Err(reason)) => match set_aside(&path) {
-                Ok(kept) => return Err(JournalError::Damaged { kept, reason }),
-                Err(error) => unreadable.push((path, error)),
-            },
-            Err(error) => unreadable.push((path, error)),
-        }
-    }
-    if let Some((path, error)) = unreadable.first() {
-        let reason = format!("{}: {error}", path.display());
-        return Err(JournalError::Io { reason });
-    }
-    unsent.sort_by(|one, other| one.path.cmp(&other.path));
-    Ok(unsent)
-}
-
 #[cfg(test)]
 mod tests {
-    use std::fs;
-    use std::path::Path;
-    use std::sync::Arc;
+    use std::pin::pin;
 
-    use meshagent_document::{MeshDocument, MeshSchema, Target};
-    use serde_json::json;
+    use meshagent_document::{MeshDocument, MeshSchema};
 
-    use super::{RoomKey, list, settle_damage};
-    use crate::journal::{Journal, JournalError, Pending};
-    use crate::replica::Replica;
+    use super::*;
+    use crate::journal::lock;
 
-    const PATH: &str = "ä.document";
-
-    /// Writes an edit into a new journal; there must not be one yet.
-    fn write(directory: &Path, room: &RoomKey) {
-        let (mut journal, found) = Journal::open(directory, room, PATH, 1).unwrap();
-        assert!(found.is_none());
-        let schema = MeshSchema::builtin("document").unwrap();
-        let mut replica = Replica::new(MeshDocument::new(schema, 1));
-        let tea = json!({ "body": { "text": "茶" } });
-        replica
-            .edit(|d| d.append_child(Target::Root, tea))
-            .expect("it fits the schema");
-        let mut pending = Pending::new(Arc::new(room.clone()), PATH);
-        pending.start_over();
-        let batch = pending.take(&replica).unwrap();
-        journal.write(&batch).unwrap();
-    }
-
-    fn room() -> RoomKey {
-        RoomKey {
+    #[tokio::test]
+    async fn journal_in_use_is_tried_for_a_moment_and_holds_up_no_other() {
+        let directory = tempfile::tempdir().unwrap();
+        let room = RoomKey {
             project: "project".to_owned(),
-            room: "room".to_owned(),
-            url: "ws://here/rooms/room".to_owned(),
+            room: "räume 🌿".to_owned(),
+            url: "ws://here/rooms/r".to_owned(),
+        };
+        let path = directory.path().join(room.file_name("ä.document"));
+        let writer = Writer::start(directory.path().to_owned(), room).unwrap();
+        let journals = writer.journals();
+        let document = |path| {
+            let schema = MeshSchema::builtin("document").unwrap();
+            let replica = Replica::new(MeshDocument::new(schema, 1));
+            Shared::new(path, replica, Some(journals.clone()))
+        };
+        let held = lock(&path).unwrap();
+        // It is tried again later anyway.
+        let resent = document("ä.document");
+        resent.begin_to_resend();
+        let opened = journals.open(&resent).await;
+        assert!(matches!(opened, Err(JournalError::InUse)), "{opened:?}");
+
+        let (shared, other) = (document("ä.document"), document("ß.document"));
+        let mut opening = pin!(journals.open(&shared));
+        tokio::select! {
+            biased;
+            opened = &mut opening => panic!("{opened:?}"),
+            opened = journals.open(&other) => assert!(opened.unwrap().is_none()),
         }
-    }
-
-    #[test]
-    fn journal_that_can_not_be_read_keeps_no_other_from_being_listed() {
-        let directory = tempfile::tempdir().unwrap();
-        write(directory.path(), &room());
-        for other in ["a.document", "z.document"] {
-            fs::create_dir(directory.path().join(room().file_name(other))).unwrap();
-        }
-        let listed = list(directory.path(), &room()).unwrap();
-        assert_eq!((listed.unsent.len(), listed.unreadable.len()), (1, 2));
-        let unsent = settle_damage(listed, &room());
-        assert!(matches!(unsent, Err(JournalError::Io { .. })), "{unsent:?}");
-    }
-
-    #[test]
-    fn damaged_journal_is_left_for_whoever_is_to_learn_of_it() {
-        let directory = tempfile::tempdir().unwrap();
-        write(directory.path(), &room());
-        let path = directory.path().join(room().file_name(PATH));
-        let mut bytes = fs::read(&path).unwrap();
-        bytes[20] ^= 1;
-        fs::write(&path, &bytes).unwrap();
-        let opened = Journal::open_untold(directory.path(), &room(), PATH, 1);
-        assert!(matches!(opened, Err(JournalError::Damaged { .. })));
-        assert_eq!(fs::read(&path).unwrap(), bytes);
-    }
-
-    #[test]
-    fn journal_that_was_written_again_after_it_was_listed_as_damaged_is_not_set_aside() {
-        let directory = tempfile::tempdir().unwrap();
-        let room = room();
-        let listed = || list(directory.path(), &room).unwrap();
-        write(directory.path(), &room);
-        let path = directory.path().join(room.file_name(PATH));
-        let mut bytes = fs::read(&path).unwrap();
-        bytes[20] ^= 1;
-        fs::write(&path, &bytes).unwrap();
-        let damaged = listed();
-        assert_eq!(damaged.damaged.len(), 1);
-        // Another program finds the damage first, and continues with the document.
-        let found = settle_damage(listed(), &room);
-        assert!(
-            matches!(found, Err(JournalError::Damaged { .. })),
-            "{found:?}"
-        );
-        write(directory.path(), &room);
-        let good = fs::read(&path).unwrap();
-        let unsent = settle_damage(damaged, &room).unwrap();
-        assert_eq!((&unsent[0].path[..], unsent[0].edits), (PATH, 1));
-        assert_eq!(fs::read(&path).unwrap(), good);
-        // The file may also have been removed.
-        let mut damaged = listed();
-        damaged.unsent.clear();
-        damaged.damaged.push((path.clone(), "damaged".to_owned()));
-        fs::remove_file(&path).unwrap();
-        assert_eq!(settle_damage(damaged, &room).unwrap(), []);
+        drop(held);
+        assert!(opening.await.unwrap().is_none());
     }
 }

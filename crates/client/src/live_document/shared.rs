@@ -7,8 +7,8 @@ use meshagent_document::DecodeError;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
-use super::state::{Journaling, Stage, State};
-use super::{Claim, DocumentEnd, DocumentEvent, Handle, JournalStatus, Refusal, SaveError, Told};
+use super::state::{Journaling, Opening, Stage, State};
+use super::{Claim, DocumentEnd, DocumentEvent, JournalStatus, Refusal, SaveError, Told};
 use crate::document_task::LINGER;
 use crate::journal::{Batch, JournalError, Journals, Pending, Unsent};
 use crate::refusals::Refusals;
@@ -45,7 +45,7 @@ pub(crate) struct Shared {
     /// Openings that ended within such a closure. They are counted after it.
     ended_inside: AtomicUsize,
     /// Openings that were made within such a closure, by clones. They are counted after it, too.
-    opened_inside: Mutex<Vec<Weak<Handle>>>,
+    opened_inside: Mutex<Vec<Opening>>,
 }
 
 /// The progress of a document that waiters observe, in addition to its state. Lock order: progress
@@ -121,7 +121,7 @@ impl Shared {
                 .openings
                 .iter()
                 .rev()
-                .filter_map(Weak::upgrade)
+                .filter_map(|opening| opening.handle.upgrade())
                 .collect()
         };
         let newest = openings
@@ -304,7 +304,7 @@ impl Shared {
     }
 
     /// Counts a new opening.
-    pub(super) fn count_opened(&self, opening: Weak<Handle>) {
+    pub(super) fn count_opened(&self, opening: Opening) {
         if self.is_inside() {
             self.opened_inside().push(opening);
         } else {
@@ -312,7 +312,7 @@ impl Shared {
         }
     }
 
-    fn opened_inside(&self) -> MutexGuard<'_, Vec<Weak<Handle>>> {
+    fn opened_inside(&self) -> MutexGuard<'_, Vec<Opening>> {
         let opened = self.opened_inside.lock();
         opened.unwrap_or_else(PoisonError::into_inner)
     }
@@ -375,9 +375,10 @@ impl Shared {
         let _progress_is_here = self.wait_for(is_loaded).await;
         let to = self.lock().replica.last_number();
         let saved = self.wait_for(|progress| {
-            let state = self.lock();
+            let mut state = self.lock();
             // A concurrent call on this handle may have reported it meanwhile.
-            let refusal = state.refused(told.load(Ordering::Relaxed), to);
+            let from = told.load(Ordering::Relaxed);
+            let refusal = state.refused(from, to);
             let is_done = state.replica.saved_number() >= to;
             // After a refusal the caller continues with the remaining document, so the replica must
             // have started over.
@@ -392,11 +393,17 @@ impl Shared {
                         _ => None,
                     };
                 }
-                (Some(refusal), _) => Err(refusal.clone().into()),
+                (Some(refusal), _) => Err(SaveError::Refused {
+                    refusal: refusal.clone(),
+                    lost: state.refusals.lost(from, to),
+                }),
                 (None, Some(end)) if !is_done => Err(end.clone().into()),
                 (None, _) => Ok(()),
             };
             told.fetch_max(to, Ordering::Relaxed);
+            if saved.is_err() {
+                state.forget_reported();
+            }
             Some(saved)
         });
         let closed = Err(SaveError::Ended(DocumentEnd::Closed));
@@ -448,15 +455,10 @@ impl Shared {
         (state.replica.unsaved_edits(), state.lost_untold)
     }
 
-    /// Ends the document unless a handle is open. Returns whether it has ended.
-    pub(crate) fn end_if_abandoned(&self, end: DocumentEnd) -> bool {
-        self.end_if(end, |state| state.handles == 0)
-    }
-
     /// Ends the document if no handle is open, or the room is being left, and unsaved edits are not
     /// waited for any more. Returns whether it has ended.
     pub(crate) fn end_if_given_up(&self, is_closing: bool, can_be_sent: bool) -> bool {
-        self.end_if(DocumentEnd::Closed, |state| {
+        self.end_if(|state| {
             let can_wait = !state.replica.is_saved()
                 && !state.is_resending
                 && (can_be_sent || state.is_being_journaled());
@@ -470,16 +472,16 @@ impl Shared {
     /// has ended.
     pub(crate) fn end_resending(&self, is_so: impl FnOnce(&Replica) -> bool) -> bool {
         let is_over = |state: &State| state.is_resending && is_so(&state.replica);
-        self.end_if(DocumentEnd::Closed, is_over)
+        self.end_if(is_over)
     }
 
     /// One lock for both, so that no handle is opened, used and closed in between.
-    fn end_if(&self, end: DocumentEnd, is_over: impl FnOnce(&State) -> bool) -> bool {
+    fn end_if(&self, is_over: impl FnOnce(&State) -> bool) -> bool {
         let mut state = self.lock();
         if !is_over(&state) {
             return false;
         }
-        state.end(end);
+        state.end(DocumentEnd::Closed);
         drop(state);
         self.advance(|_| {});
         true

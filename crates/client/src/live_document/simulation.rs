@@ -3,10 +3,8 @@
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use meshagent_document::MeshDocument;
-use tokio::sync::mpsc;
 
-use super::state::Subscriber;
-use super::{Changes, EVENT_CAPACITY, Shared};
+use super::{Changes, Shared, Subscriber};
 
 impl Shared {
     /// Adds an opening that never ends.
@@ -26,12 +24,9 @@ impl Shared {
 
     /// Subscribes without watching the document, so no changes are collected.
     pub(crate) fn subscribe(&self) -> Changes {
-        let (sender, events) = mpsc::channel(EVENT_CAPACITY);
-        self.lock().subscribers.push(Subscriber {
-            events: sender,
-            has_missed: false,
-        });
-        Changes { events }
+        let (subscriber, changes) = Subscriber::new();
+        self.lock().subscribers.push(subscriber);
+        changes
     }
 
     /// The number up to which edits are in the journal.

@@ -1,17 +1,20 @@
 //! The state of an open document: its replica, its journal, and the refused edits.
 
 use std::collections::VecDeque;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 
 use meshagent_document::MeshDocument;
 use meshagent_protocol::ErrorCode;
-use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::{DocumentEnd, DocumentEvent, Handle, JournalStatus, Refusal, ReplacedDocument, Shared};
+use super::{
+    DocumentEnd, DocumentEvent, Handle, JournalStatus, Refusal, ReplacedDocument, Shared,
+    Subscriber, Told,
+};
 use crate::journal::{Journals, Pending};
 use crate::refusals::Refusals;
-use crate::replica::{LostEdit, Outgoing, Replica};
+use crate::replica::{Fresh, LostEdit, Outgoing, Replica};
 
 #[derive(Debug)]
 pub(crate) struct State {
@@ -20,7 +23,7 @@ pub(crate) struct State {
     pub(super) journal: Option<Journaling>,
     pub(super) subscribers: Vec<Subscriber>,
     pub(super) handles: usize,
-    pub(super) openings: Vec<Weak<Handle>>,
+    pub(super) openings: Vec<Opening>,
     pub(super) refusals: Refusals,
     /// Why an edit is to be given up. `None` again once the replica has started over without it.
     pub(super) taking_back: Option<Refusal>,
@@ -70,10 +73,11 @@ impl Journaling {
     }
 }
 
+/// An opening, and the position up to which it has reported refusals.
 #[derive(Debug)]
-pub(super) struct Subscriber {
-    pub(super) events: mpsc::Sender<DocumentEvent>,
-    pub(super) has_missed: bool,
+pub(super) struct Opening {
+    pub(super) handle: Weak<Handle>,
+    pub(super) told: Told,
 }
 
 impl State {
@@ -83,11 +87,11 @@ impl State {
     }
 
     /// Counts a new opening.
-    pub(super) fn opened(&mut self, opening: Weak<Handle>) {
+    pub(super) fn opened(&mut self, opening: Opening) {
         self.handles += 1;
         self.abandoned_since = None;
         self.is_resending &= self.end.is_some();
-        self.openings.retain(|one| one.strong_count() > 0);
+        self.openings.retain(|one| one.handle.strong_count() > 0);
         self.openings.push(opening);
     }
 
@@ -124,9 +128,9 @@ impl State {
     }
 
     /// Continues with the server's state. After a refusal, the refused edit is lost, and so are the
-    /// edits that depend on it.
-    pub(crate) fn start_over(&mut self, document: MeshDocument) {
-        let lost = self.replica.start_over(document);
+    /// edits that depend on it. Returns the old document.
+    pub(crate) fn start_over(&mut self, fresh: Fresh) -> MeshDocument {
+        let (lost, old) = self.replica.start_over_with(fresh);
         self.stage = Stage::Begun;
         if let Some(journal) = &mut self.journal {
             journal.pending.rename(&self.replica);
@@ -135,13 +139,14 @@ impl State {
         if let Some(refusal) = self.taking_back.take() {
             self.give_up(refusal, lost);
         }
+        old
     }
 
     /// Continues with another document, which has taken the place of this one: the server's
-    /// document has another identity.
-    pub(crate) fn replace(&mut self, document: MeshDocument) {
+    /// document has another identity. Returns the old document.
+    pub(crate) fn replace(&mut self, document: MeshDocument) -> MeshDocument {
         let content = self.replica.document().to_json(true);
-        let edits = self.replica.replace(document);
+        let (edits, old) = self.replica.replace(document);
         self.stage = Stage::Begun;
         if let Some(journal) = &mut self.journal {
             if edits.is_empty() {
@@ -157,6 +162,7 @@ impl State {
         let replaced = Arc::new(ReplacedDocument { content, edits });
         self.replaced = Some(Arc::clone(&replaced));
         self.publish(&DocumentEvent::Replaced(replaced));
+        old
     }
 
     /// Gives up these edits, and publishes them with their content.
@@ -169,7 +175,7 @@ impl State {
     /// result of `RoomClient::close`.
     fn note_lost(&mut self, refusal: &Refusal, lost: &[LostEdit]) {
         for edit in lost {
-            self.refusals.note(edit.numbers.clone(), refusal.clone());
+            self.refusals.note(edit.clone(), refusal.clone());
         }
         if self.handles == 0 {
             self.lost_untold += lost.iter().map(|edit| edit.edits).sum::<u64>();
@@ -228,7 +234,9 @@ impl State {
             }
             None => {}
         }
-        self.publish(&DocumentEvent::Ended(end.clone()));
+        for subscriber in std::mem::take(&mut self.subscribers) {
+            subscriber.end(&end);
+        }
         self.end = Some(end);
         // Before the end is visible: the next opening reads what this document wrote.
         if let Some(journal) = &mut self.journal
@@ -236,7 +244,14 @@ impl State {
         {
             journal.is_released = !journal.journals.release(document);
         }
-        self.subscribers.clear();
+    }
+
+    /// Drops the content of lost edits that all openings have reported.
+    pub(super) fn forget_reported(&mut self) {
+        let openings = self.openings.iter();
+        let openings = openings.filter(|one| one.handle.strong_count() > 0);
+        let told = openings.map(|one| one.told.load(Ordering::Relaxed)).min();
+        self.refusals.forget(told.unwrap_or(u64::MAX));
     }
 
     /// The first refusal of an edit after `told` and up to `last`.
@@ -322,23 +337,8 @@ impl State {
 
     pub(crate) fn publish(&mut self, event: &DocumentEvent) {
         let had_subscribers = !self.subscribers.is_empty();
-        self.subscribers.retain_mut(|subscriber| {
-            if subscriber.has_missed {
-                match subscriber.events.try_send(DocumentEvent::Missed) {
-                    Ok(()) => subscriber.has_missed = false,
-                    Err(mpsc::error::TrySendError::Full(_)) => return true,
-                    Err(mpsc::error::TrySendError::Closed(_)) => return false,
-                }
-            }
-            match subscriber.events.try_send(event.clone()) {
-                Ok(()) => true,
-                Err(mpsc::error::TrySendError::Full(_)) => {
-                    subscriber.has_missed = true;
-                    true
-                }
-                Err(mpsc::error::TrySendError::Closed(_)) => false,
-            }
-        });
+        self.subscribers
+            .retain_mut(|subscriber| subscriber.send(event));
         if had_subscribers && self.subscribers.is_empty() {
             self.replica.document_mut().watch(false);
         }

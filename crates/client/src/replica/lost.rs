@@ -3,14 +3,15 @@
 use std::collections::HashSet;
 use std::ops::RangeInclusive;
 
-use meshagent_document::{Change, Limits, MeshDocument, TextChange};
+use meshagent_document::{Change, MeshDocument, TextChange};
 use serde_json::{Map, Value, json};
 
 use super::queue::{Part, Unsaved};
+use crate::accepted::accepted;
 
 /// An edit that the server will never have. It may be several edits that can't be separated: merged
 /// ones beyond 256 KiB, or ones that were merged in a journal before a restart.
-#[derive(Clone, PartialEq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct LostEdit {
     /// The number of edits; 0 if the update only repeated operations that the server had lost.
@@ -53,6 +54,18 @@ impl LostEdit {
         }
     }
 
+    /// The approximate memory in bytes: the changes repeat the update's content as JSON.
+    pub(crate) fn bytes(&self) -> usize {
+        let changes = if self.changes.is_empty() { 1 } else { 3 };
+        size_of::<Self>() + changes * self.update.len()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn sample(number: u64, bytes: usize) -> Self {
+        let part = Unsaved::new(number, number, vec![0; bytes], super::queue::Kind::Edit);
+        Self::unread(part)
+    }
+
     /// An edit whose changes are no longer known.
     pub(super) fn unread(one: Unsaved) -> Self {
         Self {
@@ -65,6 +78,13 @@ impl LostEdit {
     }
 }
 
+/// The server's document, from which a replica starts over.
+pub(crate) struct Fresh {
+    pub(crate) document: MeshDocument,
+    /// The same again, to find what lost edits changed. Made from the other one if it is missing.
+    pub(crate) witness: Option<MeshDocument>,
+}
+
 /// A replica that applies edits a second time, to find what they change.
 pub(super) struct Witness {
     seen: Option<MeshDocument>,
@@ -72,17 +92,15 @@ pub(super) struct Witness {
 
 impl Witness {
     /// Starts with the server's content; does nothing if there are no edits.
-    pub(super) fn new(document: &MeshDocument, is_idle: bool) -> Self {
+    pub(super) fn new(made: Option<MeshDocument>, document: &MeshDocument, is_idle: bool) -> Self {
         let seen = || {
-            let mut limits = Limits::NONE;
-            limits.depth = Limits::default().depth;
             let schema = document.schema().clone();
-            let mut seen = MeshDocument::with_limits(schema, document.client_id(), limits);
+            let mut seen = MeshDocument::with_limits(schema, document.client_id(), accepted());
             seen.apply_update(&document.encode_state()).ok()?;
             Some(seen)
         };
         Self {
-            seen: if is_idle { None } else { seen() },
+            seen: if is_idle { None } else { made.or_else(seen) },
         }
     }
 

@@ -155,8 +155,8 @@ async fn who_opens_a_document_whose_journal_is_found_unreadable_learns_where_it_
     };
     assert_ne!(kept, journal);
     assert_eq!(fs::read(kept).unwrap(), bytes);
-    assert!(!journal.exists());
     room.close().await;
+    assert!(!journal.exists());
 }
 
 fn listed(digest: u64) -> Unsent {

@@ -81,7 +81,7 @@ async fn edit_whose_names_another_program_took_is_refused_soon() {
         append(&document, "mine");
         let saved = document.saved().await;
         assert!(
-            matches!(&saved, Err(SaveError::Refused(refusal)) if refusal.code == Some(1005)),
+            matches!(&saved, Err(SaveError::Refused { refusal, .. }) if refusal.code == Some(1005)),
             "{saved:?}"
         );
         let text = document.read(|d| d.to_json(false).to_string());

@@ -22,7 +22,7 @@ fn path(number: usize) -> String {
 }
 
 /// Leaves an edit in the journal of each of `count` documents.
-async fn leave_edits(listener: &TcpListener, room: RoomBuilder, count: usize) {
+pub(crate) async fn leave_edits(listener: &TcpListener, room: RoomBuilder, count: usize) {
     let serve = async {
         let mut peer = accept(listener).await;
         for _ in 0..count {

@@ -8,6 +8,7 @@ mod edits;
 mod gaps;
 mod halves;
 mod hostile;
+mod lacking;
 mod lists;
 mod memory;
 mod misfits;

@@ -261,7 +261,7 @@ impl MeshDocument {
 
     /// Takes over the undo history of another replica of this document, except edits with these
     /// marks, which are not in this document. `remade` maps the operations of edits that were
-    /// replayed here.
+    /// replayed here. The oldest edits are dropped if they exceed the limit of this replica.
     pub fn take_over_undo(
         &mut self,
         before: &mut Self,
@@ -286,6 +286,7 @@ impl MeshDocument {
         let groups = history.undo.iter().chain(&history.redo);
         history.bytes = groups.map(|group| group.bytes).sum();
         history.open.clear();
+        history.trim(self.limits.undo_bytes);
         self.undo = Some(history);
     }
 
@@ -465,13 +466,10 @@ impl MeshDocument {
 
     /// Closes the open group and pushes it onto its stack.
     pub(super) fn close_edit(&mut self) {
-        let now = self.undo.as_ref().map_or(0, |history| history.now);
-        let is_edit = self
-            .undo
-            .as_ref()
-            .is_some_and(|history| history.direction == Direction::Edit);
-        if is_edit {
-            self.close_group(now);
+        if let Some(history) = &self.undo
+            && history.direction == Direction::Edit
+        {
+            self.close_group(history.now);
         }
     }
 

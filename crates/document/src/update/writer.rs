@@ -261,8 +261,7 @@ pub(crate) fn collected(length: u32) -> Vec<u8> {
     out
 }
 
-/// Writes the part of a struct with these clocks. Only structs without content are cut at
-/// their end.
+/// Writes the part of a struct with these clocks.
 pub(crate) fn write_part(
     out: &mut Vec<u8>,
     one: &Struct<'_>,
@@ -275,70 +274,67 @@ pub(crate) fn write_part(
         out.extend(collected(left));
         return Ok(());
     }
-    let clock = clocks.start;
-    debug_assert!(clocks.end == one.end() || one.content == Content::Deleted);
-    if offset == 0 && clocks.end < one.end() {
-        let head = one.bytes.len() - one.content_bytes.len();
-        out.extend_from_slice(&one.bytes[..head]);
-        unsigned(out, left.into());
-        return Ok(());
-    }
-    if offset == 0 {
+    if left == one.length {
         out.extend_from_slice(one.bytes);
         return Ok(());
     }
-    // The part after the cut has the operation before it as origin, which implies the rest of
-    // its place.
-    let info = one.bytes[0] | 0x80;
-    out.push(info);
-    id(
-        out,
-        Id {
-            client: one.id.client,
-            clock: clock - 1,
-        },
-    );
-    if let Some(right) = one.right_origin {
-        id(out, right);
+    if offset == 0 {
+        let head = one.bytes.len() - one.content_bytes.len();
+        out.extend_from_slice(&one.bytes[..head]);
+    } else {
+        // The part after the cut has the operation before it as origin, which implies the rest of
+        // its place.
+        out.push(one.bytes[0] | 0x80);
+        let client = one.id.client;
+        let clock = clocks.start - 1;
+        id(out, Id { client, clock });
+        if let Some(right) = one.right_origin {
+            id(out, right);
+        }
     }
     match one.content {
         Content::Deleted => unsigned(out, left.into()),
-        Content::Text(text) => string(out, &text_after(text, offset)),
+        Content::Text(text) => string(out, &text_part(text, offset, left)),
         _ => {
             let mut reader = Reader::new(one.content_bytes);
-            let skipped = offset.min(one.length);
-            unsigned(out, left.into());
             let count = reader.unsigned()?;
             debug_assert_eq!(count, u64::from(one.length));
-            for _ in 0..skipped {
-                match one.content {
-                    Content::Json => {
-                        reader.string()?;
+            let mut skip = |values: u32| {
+                for _ in 0..values {
+                    match one.content {
+                        Content::Json => {
+                            reader.string()?;
+                        }
+                        _ => reader.skip_value()?,
                     }
-                    _ => reader.skip_value()?,
                 }
-            }
-            out.extend_from_slice(reader.rest());
+                Ok(reader.rest())
+            };
+            let (values, behind) = (skip(offset)?, skip(left)?);
+            unsigned(out, left.into());
+            out.extend_from_slice(&values[..values.len() - behind.len()]);
         }
     }
     Ok(())
 }
 
-/// A text without its first UTF-16 units; half a character becomes U+FFFD, as in Yjs.
-fn text_after(text: &str, units: u32) -> String {
-    let mut passed = 0;
-    for (index, character) in text.char_indices() {
-        if passed >= units as usize {
-            let half = passed > units as usize;
-            let mut rest = String::from(if half { "\u{fffd}" } else { "" });
-            rest.push_str(&text[index..]);
-            return rest;
+/// A part of a text, from and of this many UTF-16 units; half a character becomes U+FFFD, as in
+/// Yjs.
+fn text_part(text: &str, from: u32, units: u32) -> String {
+    let (from, to) = (from as usize, from as usize + units as usize);
+    let mut part = String::new();
+    let mut start = 0;
+    for character in text.chars() {
+        let end = start + character.len_utf16();
+        if from <= start && end <= to {
+            part.push(character);
+        } else if start < to && from < end {
+            part.push('\u{fffd}');
         }
-        passed += character.len_utf16();
+        start = end;
     }
-    // Only the second half of the last character is left.
-    debug_assert_eq!(passed, utf16_length(text));
-    String::from("\u{fffd}")
+    debug_assert_eq!(utf16_length(&part), units as usize);
+    part
 }
 
 /// Builds an update of new operations of one client, with consecutive clocks.

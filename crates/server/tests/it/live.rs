@@ -58,7 +58,7 @@ async fn refused(changes: &mut Changes) {
 #[track_caller]
 fn assert_denied(saved: &Result<(), SaveError>) {
     assert!(
-        matches!(saved, Err(SaveError::Refused(refusal)) if refusal.code == Some(1001)),
+        matches!(saved, Err(SaveError::Refused { refusal, .. }) if refusal.code == Some(1001)),
         "{saved:?}"
     );
 }
@@ -331,7 +331,7 @@ async fn a_refused_edit_is_taken_back_and_said() {
     let mut changes = document.changes();
     append(&document, "mine");
     assert_eq!(texts(&document), ["one", "mine"]);
-    let Err(SaveError::Refused(refusal)) = document.saved().await else {
+    let Err(SaveError::Refused { refusal, .. }) = document.saved().await else {
         panic!("a reader may not write");
     };
     assert_eq!(refusal.code, Some(1001));
@@ -404,7 +404,7 @@ async fn one_edit_too_large_takes_no_other_edit_with_it() {
     assert_eq!(inserted["text"].as_str().unwrap().chars().count(), 40 << 10);
     assert!(matches!(
         timeout(PATIENCE, document.saved()).await.unwrap(),
-        Err(SaveError::Refused(_))
+        Err(SaveError::Refused { .. })
     ));
     timeout(PATIENCE, document.saved()).await.unwrap().unwrap();
     assert_eq!(texts(&document), ["eins", "drei 🌿🌿"]);
@@ -569,7 +569,7 @@ async fn edits_beyond_a_refused_one_that_do_not_build_on_it_stay() {
     append(&document, &"x".repeat(100 << 10));
     let refused = document.saved().await.unwrap_err();
     assert!(
-        matches!(&refused, SaveError::Refused(refusal) if refusal.code == Some(1002)),
+        matches!(&refused, SaveError::Refused { refusal, .. } if refusal.code == Some(1002)),
         "{refused:?}"
     );
     until("it is taken back", || texts(&document) == ["one"]).await;
@@ -599,7 +599,7 @@ async fn what_builds_on_a_refused_edit_is_refused_with_it() {
     };
     let assert_refused = |saved: Result<(), SaveError>| {
         assert!(
-            matches!(&saved, Err(SaveError::Refused(refusal)) if refusal.code == Some(1002)),
+            matches!(&saved, Err(SaveError::Refused { refusal, .. }) if refusal.code == Some(1002)),
             "{saved:?}"
         );
     };

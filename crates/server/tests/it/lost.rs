@@ -133,7 +133,7 @@ async fn document_that_a_restore_lost_is_kept_until_it_is_there_again() {
     assert_eq!(old, ["gesichert", "noch nicht 🌿"]);
     assert_eq!(replaced.edits.len(), 1);
     let told = timeout(PATIENCE, again.saved()).await.unwrap();
-    assert!(matches!(told, Err(SaveError::Refused(_))), "{told:?}");
+    assert!(matches!(told, Err(SaveError::Refused { .. })), "{told:?}");
     let bob = enter(&server, "bob").await;
     let there = bob.sync().open("ä.document").await.unwrap();
     assert!(texts(&there).is_empty());

@@ -337,7 +337,7 @@ async fn what_is_refused_when_nobody_has_it_open_stays_in_the_journal() {
     .await;
     let saved = in_time(document.saved()).await;
     assert!(
-        matches!(&saved, Err(SaveError::Refused(refusal)) if refusal.code == Some(1001)),
+        matches!(&saved, Err(SaveError::Refused { refusal, .. }) if refusal.code == Some(1001)),
         "{saved:?}"
     );
 }

@@ -1,6 +1,8 @@
 //! A document that is deleted and created again is another document: nothing of the old one enters
 //! it.
 
+use std::time::Duration;
+
 use meshagent_client::{DocumentEvent, RoomClient, SaveError};
 use meshagent_document::MeshDocument;
 use meshagent_protocol::DocPath;
@@ -38,6 +40,7 @@ async fn old_content_is_not_poured_into_a_new_document() {
     let ann = ann.connect().await.unwrap();
     let document = ann.sync().open(PATH).await.unwrap();
     let mut changes = document.changes();
+    document.edit(|d| d.remember_edits(Duration::ZERO)).unwrap();
     append(&document, "alt");
     document.saved().await.unwrap();
     cable.cut();
@@ -55,13 +58,17 @@ async fn old_content_is_not_poured_into_a_new_document() {
     assert_eq!(old, ["alt", "nicht gesendet 漢字"]);
     assert_eq!(document.replaced(), Some(replaced));
     let saved = timeout(PATIENCE, document.saved()).await.unwrap();
-    assert!(matches!(saved, Err(SaveError::Refused(_))), "{saved:?}");
+    assert!(matches!(saved, Err(SaveError::Refused { .. })), "{saved:?}");
     timeout(PATIENCE, document.saved()).await.unwrap().unwrap();
 
     append(&document, "weiter");
     timeout(PATIENCE, document.saved()).await.unwrap().unwrap();
     assert_eq!(texts(&document), ["neu", "weiter"]);
     assert_eq!(stored(&server).await, document.to_json());
+    // Edits are still recorded for undo; those of the old document are not.
+    assert!(document.edit(|d| d.undo()).unwrap());
+    assert_eq!(texts(&document), ["neu"]);
+    assert!(!document.edit(|d| d.undo()).unwrap());
     ann.close().await;
 }
 
@@ -90,7 +97,7 @@ async fn journal_knows_which_document_it_holds() {
 
     // Without an open document there is no handle to which the replacement could be reported.
     let ann = room().connect().await.unwrap();
-    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
     let unsent = ann.unsent().await.unwrap();
     assert_eq!(unsent.len(), 1, "{unsent:?}");
     let document = ann.sync().open(PATH).await.unwrap();

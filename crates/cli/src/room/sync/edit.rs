@@ -236,13 +236,13 @@ impl Editing<'_> {
         };
         self.catch_up();
         // After any other end, the change may be stored and only the response lost.
-        if matches!(saved, Ok(()) | Err(SaveError::Refused(_))) {
+        if matches!(saved, Ok(()) | Err(SaveError::Refused { .. })) {
             self.outcome = Outcome::Known;
         }
         match (saved, self.removed.take()) {
             (Ok(()), None) => Ok(()),
             (Ok(()), Some(removed)) => Err(removed.failure(self.path, "edit")),
-            (Err(SaveError::Refused(refusal)), _) => {
+            (Err(SaveError::Refused { refusal, .. }), _) => {
                 let end = DocumentEnd::Refused(refusal);
                 Err(live::failure(self.path, "change", end))
             }

@@ -12,7 +12,7 @@ fn document(client_id: u64) -> MeshDocument {
 
 /// Asserts that two documents have the same operations and deletions.
 #[track_caller]
-fn assert_equal(one: &MeshDocument, other: &MeshDocument, seed: u64) {
+pub(super) fn assert_equal(one: &MeshDocument, other: &MeshDocument, seed: u64) {
     assert_eq!(one.to_json(true), other.to_json(true), "seed {seed}");
     for (here, there) in [(one, other), (other, one)] {
         let state = there.encode_state();
@@ -21,7 +21,11 @@ fn assert_equal(one: &MeshDocument, other: &MeshDocument, seed: u64) {
     }
 }
 
-fn edit(document: &mut MeshDocument, random: &mut Random, serial: &mut u32) -> Option<Vec<u8>> {
+pub(super) fn edit(
+    document: &mut MeshDocument,
+    random: &mut Random,
+    serial: &mut u32,
+) -> Option<Vec<u8>> {
     let ids: Vec<String> = document
         .root()
         .children()

@@ -280,6 +280,28 @@ fn undo_history_is_bounded() {
 }
 
 #[test]
+fn history_that_is_taken_over_is_bounded() {
+    let mut before = sample();
+    before.remember_edits(true, 0);
+    for number in 0..100 {
+        let value = format!("{number} {}", "漢字".repeat(100));
+        let edit = before.set_attribute(Target::Root, "title", value.into());
+        edit.unwrap();
+    }
+    assert!(before.undo_bytes() > 20_000);
+    let mut after = document(2);
+    after.apply_update(&before.encode_state()).unwrap();
+    let limits = *after.limits();
+    after.set_limits(crate::Limits {
+        undo_bytes: 20_000,
+        ..limits
+    });
+    after.take_over_undo(&mut before, &crate::Remade::default(), |_| false);
+    assert!(after.undo_bytes() <= 20_000);
+    assert!(after.undo().is_some());
+}
+
+#[test]
 fn undo_of_format_is_limited_to_its_range() {
     let mut document = sample();
     document.remember_edits(true, 0);
