@@ -29,8 +29,8 @@ pub(crate) fn apply_file_limit(limits: &mut Limits) -> Result<Option<String>, Fa
     let wanted = limits.max_connections;
     let Some((sockets, http)) = share(files, wanted) else {
         let message = format!(
-            "the limit of {files} open files is too low: the server needs {OWN_FILES}, and one per \
-             connection"
+            "the limit of {files} open files is too low: the server needs {} or more",
+            OWN_FILES + MIN_CONNECTIONS
         );
         return Err(Failure::new(message)
             .with_exit_code(USAGE)
