@@ -596,8 +596,7 @@ impl Replica {
         self.queue.unsent();
         let before = std::mem::take(&mut self.queue);
         let mut witness = Witness::new(fresh.witness, &document, before.is_empty());
-        let lacking = self.lacking(&before, &mut document);
-        lacking.iter().for_each(|update| witness.apply(update));
+        let lacking = self.lacking(&before, &mut document, &mut witness);
         let (mut remade, mut lost) = (Remade::default(), Vec::new());
         let (mut is_waited_for, mut is_conflict) = (false, false);
         let mut carried = None;

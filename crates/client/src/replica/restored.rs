@@ -3,6 +3,7 @@
 use meshagent_document::{DecodeError, MeshDocument};
 
 use super::Replica;
+use super::lost::Witness;
 use super::queue::{Kind, Queue, Standing};
 
 impl Replica {
@@ -26,8 +27,13 @@ impl Replica {
 
     /// The same for a replica that starts over from the server's document: what this replica has
     /// beyond it and the updates in `queue`. It is applied to the server's document, because edits
-    /// may depend on it.
-    pub(super) fn lacking(&self, queue: &Queue, server: &mut MeshDocument) -> Option<Vec<u8>> {
+    /// may depend on it, and to the witness of these.
+    pub(super) fn lacking(
+        &self,
+        queue: &Queue,
+        server: &mut MeshDocument,
+        witness: &mut Witness,
+    ) -> Option<Vec<u8>> {
         let (mut waiting, mut refused) = (Vec::new(), Vec::new());
         for one in queue.iter() {
             if one.standing == Standing::Refused {
@@ -42,6 +48,7 @@ impl Replica {
             .encode_diff_without(server, &waiting, &refused);
         let lacking = lacking.ok().flatten()?;
         server.apply_update(&lacking).ok()?;
+        witness.apply(&lacking);
         Some(lacking)
     }
 }
