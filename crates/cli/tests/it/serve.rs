@@ -382,6 +382,21 @@ fn weak_secrets_are_refused_before_anything_is_created() {
     Server::start(&mut serve(home.path())).terminate();
 }
 
+/// Waits until the log says of so many participants that they have left. The server notices it
+/// after its clients have ended, and does not log it when it stops.
+fn wait_until_left(log: &Path, participants: usize) {
+    let has_left = |line: &&str| line.contains(r#":"left""#) || line.contains(": left ");
+    let started = Instant::now();
+    loop {
+        let text = fs::read_to_string(log).unwrap();
+        if text.lines().filter(has_left).count() >= participants {
+            return;
+        }
+        assert!(started.elapsed() < Duration::from_mins(1), "{text}");
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
 #[test]
 fn names_are_quoted_once_in_the_json_log() {
     let home = TempDir::new().unwrap();
@@ -409,6 +424,7 @@ fn names_are_quoted_once_in_the_json_log() {
         ];
         assert_eq!(run(&mut meshagent(home.path(), &ls)).code, Some(3));
     }
+    wait_until_left(&log, names.len());
     server.terminate();
     let log = fs::read_to_string(&log).unwrap();
     assert!(!log.contains('\u{202e}'), "{log}");
@@ -453,6 +469,7 @@ fn log_formats_rooms_uniformly() {
         "zoë",
     ];
     assert_eq!(run(&mut meshagent(home.path(), &list)).code, Some(0));
+    wait_until_left(&log, 1);
     server.terminate();
     let log = fs::read_to_string(&log).unwrap();
     for what in ["joined", "left"] {
