@@ -1,5 +1,10 @@
 //! The undo history of live documents.
 
+#![expect(
+    clippy::redundant_closure_for_method_calls,
+    reason = "a method of an editor is not one of every editor"
+)]
+
 use std::time::Duration;
 
 use meshagent_client::Replica;
@@ -33,7 +38,7 @@ async fn undo_history_of_an_open_document_is_bounded() {
             let id = id.unwrap().unwrap();
             // Each is kept twice: as the new value, and as the old one of the next edit.
             for tea in ['茶', '🍵'].into_iter().cycle().take(12) {
-                let text = String::from_iter(std::iter::repeat_n(tea, 1 << 20));
+                let text: String = std::iter::repeat_n(tea, 1 << 20).collect();
                 document
                     .edit(|d| d.set_attribute(Target::Id(id.clone()), "text", text))
                     .unwrap()

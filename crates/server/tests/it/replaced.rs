@@ -1,6 +1,11 @@
 //! A document that is deleted and created again is another document: nothing of the old one enters
 //! it.
 
+#![expect(
+    clippy::redundant_closure_for_method_calls,
+    reason = "a method of an editor is not one of every editor"
+)]
+
 use std::time::Duration;
 
 use meshagent_client::{DocumentEvent, RoomClient, SaveError};

@@ -78,7 +78,7 @@ fn deletions_by_left_out_edits_are_left_out() {
         let mut serial = 0;
         let mut ours = MeshDocument::new(schema.clone(), 1);
         let mut updates: Vec<Vec<u8>> = Vec::new();
-        for _ in 0..1 + random.below(20) {
+        for _ in 0..=random.below(20) {
             updates.extend(edit(&mut ours, &mut random, &mut serial));
         }
         let known = random.below(updates.len() + 1);
