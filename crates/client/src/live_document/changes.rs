@@ -8,8 +8,8 @@ use tokio_stream::Stream;
 
 use super::{DocumentEnd, DocumentEvent};
 
-/// The events of a document since [`LiveDocument::changes`](super::LiveDocument::changes), read with [`recv`](Self::recv) or as a
-/// `Stream`.
+/// The events of a document since [`LiveDocument::changes`](super::LiveDocument::changes), read with
+/// [`recv`](Self::recv) or as a `Stream`.
 #[derive(Debug)]
 pub struct Changes {
     events: mpsc::Receiver<DocumentEvent>,
@@ -20,7 +20,8 @@ impl Changes {
     ///
     /// Up to 1,024 events wait for a slow subscriber. Further events are dropped, and
     /// [`DocumentEvent::Missed`] then precedes the next event for which there is room. There is
-    /// always room for the end. [`LiveDocument::saved`](super::LiveDocument::saved) has the content of missed refusals.
+    /// always room for the end. [`LiveDocument::saved`](super::LiveDocument::saved) has the content
+    /// of missed refusals.
     ///
     /// # Cancel safety
     ///

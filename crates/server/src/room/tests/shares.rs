@@ -287,8 +287,8 @@ fn deletions_that_split_a_text_count_for_their_author() {
     }
 }
 
-/// They wait for a text, which splits into as many parts when it comes. Before, that counted for the
-/// author of the text, whose next keystroke could be refused because of a stranger's deletions.
+/// They wait for a text, which splits into as many parts when it comes. Before, that counted for
+/// the author of the text, whose next keystroke could be refused because of a stranger's deletions.
 #[test]
 fn deletions_that_will_split_a_missing_text_count_for_their_author() {
     let mut world = world();
