@@ -8,8 +8,8 @@ use tokio_stream::Stream;
 
 use super::{DocumentEnd, DocumentEvent};
 
-/// The events of a document since [`LiveDocument::changes`](super::LiveDocument::changes), read with
-/// [`recv`](Self::recv) or as a `Stream`.
+/// The events of a document since [`LiveDocument::changes`](super::LiveDocument::changes), read
+/// with [`recv`](Self::recv) or as a `Stream`.
 #[derive(Debug)]
 pub struct Changes {
     events: mpsc::Receiver<DocumentEvent>,
