@@ -8,6 +8,7 @@ mod kept;
 mod list;
 mod lock;
 mod pending;
+mod private;
 mod record;
 mod recovered;
 mod writer;
@@ -23,6 +24,7 @@ use self::kept::{keep_damaged, keep_replaced};
 pub(crate) use self::list::Listed;
 use self::lock::lock;
 pub(crate) use self::pending::{Batch, Pending};
+use self::private::private;
 use self::recovered::{Fault, replica_of};
 pub(crate) use self::writer::{Journals, Writer};
 use crate::replica::Replica;
@@ -282,7 +284,12 @@ impl Journal {
     /// Atomically replaces the file with one that has exactly these records.
     fn rewrite(&mut self, records: &[u8]) -> io::Result<()> {
         let new_path = self.path.with_extension("new");
-        let written = File::create(&new_path).and_then(|mut file| {
+        let new = private()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .open(&new_path);
+        let written = new.and_then(|mut file| {
             #[cfg(test)]
             let room = self.quota;
             #[cfg(not(test))]

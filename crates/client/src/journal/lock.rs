@@ -1,9 +1,10 @@
 //! The lock of a journal: one program at a time has it open.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::path::Path;
 
 use super::JournalError;
+use super::private::private;
 
 /// Takes a journal's lock.
 ///
@@ -11,7 +12,7 @@ use super::JournalError;
 ///
 /// [`JournalError::InUse`] if it is taken.
 pub(super) fn lock(path: &Path) -> Result<File, JournalError> {
-    let lock = OpenOptions::new()
+    let lock = private()
         .create(true)
         .append(true)
         .open(path.with_extension("lock"))?;

@@ -107,8 +107,20 @@ async fn failing_journal_is_told_and_recovers() {
     until("the status says so", is_failing).await;
 
     // Edits that the server has are saved, although the journal fails.
+    in_time(document.synchronized()).await.unwrap();
     append(&document, "eins");
     in_time(document.saved()).await.unwrap();
+
+    #[cfg(unix)]
+    for entry in fs::read_dir(folder.path()).unwrap() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let entry = entry.unwrap();
+        let mode = entry.metadata().unwrap().permissions().mode();
+        assert!(
+            entry.path() == new || mode & 0o77 == 0,
+            "{mode:o} {entry:?}"
+        );
+    }
 
     server.stop().await;
     append(&document, "zwei 🌿");
