@@ -28,7 +28,7 @@ const LONG_FILES: [(&str, usize); 22] = [
     ("crates/server/src/simulation.rs", 611),
     ("crates/server/tests/it/live.rs", 719),
     ("crates/server/tests/it/methods.rs", 743),
-    ("crates/server/tests/it/offline.rs", 621),
+    ("crates/server/tests/it/offline.rs", 624),
     ("interop/tests/conformance/differential.rs", 796),
 ];
 
