@@ -148,16 +148,19 @@ impl Queues {
         self.until.clear();
     }
 
-    /// The participant that has used the least time, among those whose next envelope need not give
-    /// way.
-    fn first_short(&self) -> Option<(Line, (u64, Slot))> {
-        let mut many = self.many.iter();
+    /// Of the queues whose next envelope may touch many entries, the first one that need not wait.
+    fn first_many(&self) -> Option<(u64, Slot)> {
         let may_go = |slot: Slot| {
             let queue = self.slots.get(slot);
-            !self.holds_many && queue.is_some_and(|queue| !self.until.contains_key(&queue.name))
+            queue.is_some_and(|queue| !self.until.contains_key(&queue.name))
         };
-        let many = many.find(|(_, slot)| may_go(*slot));
-        let many = many.map(|first| (Line::Many, *first));
+        let mut many = self.many.iter().filter(|_| !self.holds_many);
+        many.find(|(_, slot)| may_go(*slot)).copied()
+    }
+
+    /// The queue that is next, apart from those whose next envelope may take long.
+    fn first_short(&self) -> Option<(Line, (u64, Slot))> {
+        let many = self.first_many().map(|many| (Line::Many, many));
         let Some(ready) = self.ready.first() else {
             return many;
         };
@@ -222,8 +225,11 @@ impl Queues {
         let Some((had, _)) = self.long.first() else {
             return false;
         };
-        let short = self.first_short();
-        short.is_none_or(|(_, (short, _))| *had < short && self.since_long >= SHORT_SHARE)
+        if let Some((ready, _)) = self.ready.first() {
+            return *had < *ready && self.since_long >= SHORT_SHARE;
+        }
+        // These two alternate.
+        self.first_many().is_none() || self.since_long >= self.since_many
     }
 
     /// Returns the next envelope; if `without_long`, among those that don't take long.

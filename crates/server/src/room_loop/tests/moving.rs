@@ -5,7 +5,14 @@ use meshagent_store::{MemoryStore, Store as _};
 use super::*;
 
 #[test]
-fn moves_of_many_participants_give_way_to_short_requests() {
+fn moves_of_many_participants_give_way_to_requests_of_others() {
+    // Also of a participant whose last request took long.
+    for took in [5, 50] {
+        moves_give_way(Duration::from_millis(took));
+    }
+}
+
+fn moves_give_way(took: Duration) {
     const MOVERS: usize = 12;
     let store = MemoryStore::new();
     let room = RoomId::new("project", "room");
@@ -28,7 +35,7 @@ fn moves_of_many_participants_give_way_to_short_requests() {
     world.settle(&store);
     // The writer has used more of the room's time than any mover.
     world.ask(&writer, 1);
-    world.turn(Duration::from_millis(5));
+    world.turn(took);
     for (number, mover) in movers.iter().enumerate() {
         mover.answered();
         world.say(mover, rename(&format!("Ä{number}"), &format!("Ö{number}")));
@@ -61,7 +68,11 @@ fn moves_of_many_participants_give_way_to_short_requests() {
         }
     }
     assert_eq!(moves, MOVERS, "each mover had its turn");
-    assert_eq!(answered_after, Some(1), "moves before the answer");
+    assert_eq!(
+        answered_after,
+        Some(1),
+        "moves before the answer, after {took:?}"
+    );
 }
 
 #[test]
