@@ -21,8 +21,8 @@ use meshagent_bench::harness::Effort;
 
 use crate::table::Section;
 
-/// As in the server. glibc returns large blocks to the system when they are freed, so that each
-/// repetition would measure the page faults of the next ones.
+/// As in the server. glibc returns large blocks to the system, and each repetition would measure
+/// the page faults of new ones; `xtask` sets this allocator to keep them.
 #[cfg(target_os = "linux")]
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
