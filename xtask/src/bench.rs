@@ -73,14 +73,14 @@ pub(crate) fn check_servers() -> Result<()> {
     run(generator, RUN_LIMIT)
 }
 
-/// Settings of the allocator for measurements of the library.
+/// Settings of jemalloc for measurements of the library: keep what is freed.
 const KEPT_HEAP: &str = "oversize_threshold:0,dirty_decay_ms:-1,muzzy_decay_ms:-1";
 
 fn measure(profile: &str, arguments: &[&str]) -> Result<()> {
     let name = format!("bench{}", std::env::consts::EXE_SUFFIX);
     let mut bench = Command::new(target_dir().join(profile).join(name));
     bench.args(arguments);
-    // jemalloc keeps what is freed. Otherwise each repetition pays for the page faults of its memory.
+    // Otherwise each repetition pays for the page faults of its memory.
     bench.env("MALLOC_CONF", KEPT_HEAP);
     if arguments.contains(&"shapes") {
         interop::prepare()?;
