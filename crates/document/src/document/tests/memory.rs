@@ -110,8 +110,9 @@ fn the_author_of_missing_operations_does_not_pay_for_what_waits_for_them() {
     ours.apply_update(&eves).unwrap();
     let waiting = memory(&ours);
     let counted = inspection.growth.max(inspection.waiting);
+    // An estimate; it is less exact where pointers have 32 bits.
     assert!(
-        waiting <= before + counted + counted / 8,
+        waiting <= before + counted + counted / 4,
         "{before} + {counted}: {waiting}"
     );
     let growth = ours.inspect(&anas).unwrap().growth;
