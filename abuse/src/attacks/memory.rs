@@ -19,7 +19,7 @@ pub(crate) const ATTACKS: fn() -> Vec<Attack> = || {
         .in_short(),
         Attack::new(
             "memory-splits",
-            "20 texts of 4 MB, and an update for each that deletes every other character",
+            "20 texts of 4 MB; updates that delete every other character, as large as accepted",
             |stage| Box::pin(splits(stage)),
         )
         .with_documents(384),
@@ -108,7 +108,11 @@ async fn splits(stage: &Stage<'_>) -> AttackResult {
     let ranges: Vec<_> = (0..characters as u64 / 2)
         .map(|n| (CLIENT, first + n * 2, 1))
         .collect();
-    let deleted = update([], &ranges);
+    // All of them at once, which is refused, and in parts that are accepted: two splits for each
+    // range, and some more for the first one.
+    let mut deletions = vec![update([], &ranges)];
+    let parts = ranges.chunks((1 << 19) - (1 << 12));
+    deletions.extend(parts.map(|part| update([], part)));
     drop(ranges);
     stage.begin().await?;
     let mut tally = Tally::new();
@@ -118,8 +122,10 @@ async fn splits(stage: &Stage<'_>) -> AttackResult {
         open(&mut socket, &call, &start).await?;
         let id = socket.update(&call, &written).await?;
         socket.answer(id).await?;
-        let id = socket.update(&call, &deleted).await?;
-        tally.note(&socket.answer(id).await?);
+        for deleted in &deletions {
+            let id = socket.update(&call, deleted).await?;
+            tally.note(&socket.answer(id).await?);
+        }
     }
     Ok(tally.result())
 }

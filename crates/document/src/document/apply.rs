@@ -25,11 +25,12 @@ impl MeshDocument {
     /// Known operations are compared by position and content, unless either side has deleted them.
     ///
     /// # Errors
-    /// [`DecodeError`] if the update is malformed, or has more operations without content
-    /// than [`Limits::blank_operations`](super::Limits::blank_operations).
+    /// [`DecodeError`] if the update is malformed, has more operations without content than
+    /// [`Limits::blank_operations`](super::Limits::blank_operations), or splits more runs than
+    /// [`Limits::splits`](super::Limits::splits).
     pub fn inspect(&self, update: &[u8]) -> Result<Inspection, DecodeError> {
         let scan = Scan::read_within(update, &self.limits)?;
-        let splits = self.splits_by(&scan);
+        let splits = self.splits_by(&scan)?;
         let mut inspection = Inspection::new(self.growth_by(&scan) + splits, splits);
         if scan.is_empty() {
             inspection.kind = UpdateKind::Empty;

@@ -25,6 +25,10 @@ pub struct Limits {
     pub new_clients: usize,
     /// Bytes of pending operations. Default: 64 MiB.
     pub pending_bytes: usize,
+    /// Runs that one update may split by what it deletes. Only deletions of very many places within
+    /// longer runs reach it, in one update. Applies to [`crate::MeshDocument::inspect`] only.
+    /// Default: 1,048,576, some tenths of a second.
+    pub splits: usize,
     /// The approximate bytes of the undo history; beyond the limit the oldest groups are dropped.
     /// Default: 64 MiB.
     pub undo_bytes: usize,
@@ -44,6 +48,7 @@ impl Limits {
         elements: usize::MAX,
         new_clients: usize::MAX,
         pending_bytes: usize::MAX,
+        splits: usize::MAX,
         undo_bytes: usize::MAX,
         update_bytes: usize::MAX,
         update_operations: usize::MAX,
@@ -70,6 +75,7 @@ impl Default for Limits {
             elements: 1 << 22,
             new_clients: 1 << 20,
             pending_bytes: 64 << 20,
+            splits: 1 << 20,
             undo_bytes: 64 << 20,
             update_bytes: 256 << 20,
             update_operations: 1 << 23,

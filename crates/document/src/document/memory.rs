@@ -7,6 +7,7 @@ use super::apply::is_blank;
 use super::edit::MOST_OPERATIONS;
 use super::pending::APPLIED_RANGE_BYTES;
 use crate::engine::{Engine, ITEM_BYTES, ItemIndex, NODE_BYTES, NONE, pieces_of};
+use crate::update::DecodeError;
 use crate::update::scan::{Content, Id, Scan, Struct};
 
 /// The bytes that the `$id` index takes per element.
@@ -54,7 +55,10 @@ impl MeshDocument {
 
     /// The approximate memory, in bytes, that the update's deletions take: what they split, and the
     /// ranges of missing operations, which may split later what they delete.
-    pub(super) fn splits_by(&self, scan: &Scan<'_>) -> usize {
+    ///
+    /// # Errors
+    /// If they split more than [`Limits::splits`](super::Limits::splits).
+    pub(super) fn splits_by(&self, scan: &Scan<'_>) -> Result<usize, DecodeError> {
         let mut splits = Splits::new(&self.engine, scan, true);
         let mut missing = 0;
         for range in &scan.deletes {
@@ -67,7 +71,14 @@ impl MeshDocument {
                 missing += usize::from(last.is_none_or(|one| one.end() < range.end));
             }
         }
-        splits.runs * ITEM_BYTES + missing * APPLIED_RANGE_BYTES
+        let limit = self.limits.splits;
+        if splits.runs > limit {
+            return Err(DecodeError::TooLarge {
+                what: "the number of runs that one update splits by its deletions",
+                limit,
+            });
+        }
+        Ok(splits.runs * ITEM_BYTES + missing * APPLIED_RANGE_BYTES)
     }
 
     /// Whether the client id has enough operations left for any edit. If not, each edit is tried on

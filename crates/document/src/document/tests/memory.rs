@@ -6,6 +6,7 @@ use super::document;
 use crate::document::{Edit, MeshDocument, Target, TextPosition};
 use crate::engine::ITEM_BYTES;
 use crate::test;
+use crate::update::DecodeError;
 use crate::update::scan::Scan;
 
 /// A document with a text of 10,000 characters, and a second replica of it.
@@ -67,6 +68,32 @@ fn estimate_covers_the_runs_that_an_update_adds() {
         let inspection = fresh.inspect(&ours.encode_state()).unwrap();
         assert_eq!(inspection.splits, 0);
     }
+}
+
+#[test]
+fn update_that_splits_too_many_runs_is_refused() {
+    let deletions: Vec<Edit> = (0..1_000).map(|n| delete(1 + n * 8, 2 + n * 8)).collect();
+    let [mut ours, mut theirs] = replicas();
+    let before = ours.encode_state();
+    let update = theirs.edit(&deletions, &mut String::new).unwrap().unwrap();
+    let splits = 2_000;
+    let mut limits = *ours.limits();
+    limits.splits = splits - 1;
+    ours.set_limits(limits);
+    let refused = ours.inspect(&update);
+    assert!(
+        matches!(refused, Err(DecodeError::TooLarge { limit: 1_999, .. })),
+        "{refused:?}"
+    );
+    assert_eq!(ours.encode_state(), before);
+    // The first split divides the text into pieces.
+    limits.splits = splits + splits / 4;
+    ours.set_limits(limits);
+    ours.inspect(&update).unwrap();
+    // A document that has the deletions is not split by them.
+    limits.splits = 0;
+    theirs.set_limits(limits);
+    theirs.inspect(&update).unwrap();
 }
 
 #[test]
