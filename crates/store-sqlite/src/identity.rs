@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 
 use meshagent_store::StoreError;
 
-use crate::wal_index::WalIndex;
+use crate::directory_watch::DirectoryWatch;
+use crate::wal_index::{Found, WalIndex};
 
 /// The duration for which a check need not be repeated if another one follows.
 const RECENT: Duration = Duration::from_millis(5);
@@ -22,9 +23,13 @@ const GONE: &str = "was deleted or moved";
 pub(crate) struct OpenFiles {
     database: OpenFile,
     wal: OpenFile,
+    wal_file: fs::File,
     shm: OpenFile,
     index: WalIndex,
     others: Vec<OpenFile>,
+    /// A thread that finds a change holds the lock until it has recorded a loss, so the next one
+    /// that finds no change knows of it.
+    watch: Mutex<DirectoryWatch>,
     /// The database. Close it after all connections, as the [`WalIndex`].
     #[cfg(unix)]
     file: fs::File,
@@ -79,10 +84,18 @@ impl OpenFiles {
     /// Identifies the files of an open database, and those of `others` in its directory.
     pub(crate) fn open(database: &Path, others: &[PathBuf]) -> io::Result<Self> {
         let others = others.iter().cloned();
-        let shm = beside(database, "-shm");
+        let (wal, shm) = (beside(database, "-wal"), beside(database, "-shm"));
+        // The watch begins first, so nothing changes unseen between the two.
+        let watch = Mutex::new(DirectoryWatch::of_file(database));
+        let wal_file = fs::File::open(&wal)?;
         Ok(Self {
+            watch,
             database: OpenFile::new(database.to_owned())?,
-            wal: OpenFile::new(beside(database, "-wal"))?,
+            wal: OpenFile {
+                identity: identity(&wal_file.metadata()?),
+                path: wal,
+            },
+            wal_file,
             index: WalIndex::open(&shm)?,
             shm: OpenFile::new(shm)?,
             others: others.map(OpenFile::new).collect::<io::Result<_>>()?,
@@ -94,18 +107,37 @@ impl OpenFiles {
         })
     }
 
-    /// Checks that the files are in place and the WAL is complete, at the cost of three look-ups
-    /// and a short read. Call it at the beginning of every transaction: a write behind a cut would
-    /// restore the length of a WAL that was cut.
+    /// Checks that the files are in place and the WAL is complete. Call it at the beginning of every
+    /// transaction: a write behind a cut would restore the length of a WAL that was cut. Returns the
+    /// pages of the database, as far as is known; within a write transaction, that is their number
+    /// at its beginning.
+    ///
+    /// It costs one look-up of a path: whether the names in the directory have changed is read from
+    /// a [`DirectoryWatch`], where there is one.
     ///
     /// # Errors
     /// [`StoreError::Replaced`], permanently; [`StoreError::Unavailable`] if the files can't be
     /// checked now.
-    pub(crate) fn check(&self) -> Result<(), StoreError> {
-        self.check_each([&self.database, &self.shm])?;
-        self.check_wal()?;
+    pub(crate) fn check(&self) -> Result<Option<u64>, StoreError> {
+        // This finds a directory that was replaced, which a watch does not report.
+        self.check_each([&self.database])?;
+        self.check_if_changed()?;
+        let pages = self.check_wal()?;
         *self.checked() = Some(Instant::now());
-        Ok(())
+        Ok(pages)
+    }
+
+    /// Looks for all files by their names if some name in their directory has changed.
+    fn check_if_changed(&self) -> Result<(), StoreError> {
+        let mut watch = self.watch.lock().unwrap_or_else(PoisonError::into_inner);
+        if watch.has_changed() {
+            let found = self.check_each([&self.database, &self.shm, &self.wal]);
+            // A file that could not be looked for is looked for again.
+            watch.set_changed(found.is_err());
+            found?;
+        }
+        drop(watch);
+        self.check_known()
     }
 
     /// Calls [`check`](Self::check) unless it has just passed. Only for callers that check again
@@ -118,40 +150,32 @@ impl OpenFiles {
         if (*self.checked()).is_some_and(is_recent) {
             return self.check_known();
         }
-        self.check()
+        self.check().map(drop)
     }
 
     fn checked(&self) -> MutexGuard<'_, Option<Instant>> {
         self.checked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Checks that the WAL is in place and complete.
-    fn check_wal(&self) -> Result<(), StoreError> {
+    /// Checks that the WAL is complete; returns the pages of the database, if they are known.
+    fn check_wal(&self) -> Result<Option<u64>, StoreError> {
         self.check_known()?;
-        let mut found = Ok(());
         let length = || {
-            let wal = fs::metadata(&self.wal.path)?;
-            found = self.wal.is_same(&wal);
-            self.wal_bytes.store(wal.len(), Ordering::Relaxed);
-            Ok(wal.len())
+            let length = self.wal_file.metadata()?.len();
+            self.wal_bytes.store(length, Ordering::Relaxed);
+            Ok(length)
         };
-        match self.index.has_complete_wal(length) {
-            Ok(is_whole) => {
-                if let Err(what) = found {
-                    self.lose_file(&self.wal, what);
-                } else if !is_whole {
-                    self.lose(Lost {
-                        what: format!("{} was cut short", self.wal.path.display()),
-                        wal: WalState::Cut,
-                    });
-                }
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                self.lose_file(&self.wal, GONE);
-            }
-            Err(error) => return Err(StoreError::Unavailable(Box::new(error))),
+        let found = self.index.find(length);
+        let Found { is_complete, pages } =
+            found.map_err(|error| StoreError::Unavailable(Box::new(error)))?;
+        if !is_complete {
+            self.lose(Lost {
+                what: format!("{} was cut short", self.wal.path.display()),
+                wal: WalState::Cut,
+            });
         }
-        self.check_known()
+        self.check_known()?;
+        Ok(pages)
     }
 
     /// Checks the files after a write. A failure to check does not undo the write; the next write
@@ -160,12 +184,13 @@ impl OpenFiles {
     /// # Errors
     /// [`StoreError::Replaced`], permanently.
     pub(crate) fn check_written(&self) -> Result<(), StoreError> {
-        let _ = self.check();
+        let _ = self.check_if_changed().and_then(|()| self.check_wal());
         self.check_known()
     }
 
-    /// Checks all files, including those that [`check`](Self::check) skips.
+    /// Checks all files by their names, including those that [`check`](Self::check) skips.
     pub(crate) fn check_all(&self) -> Result<(), StoreError> {
+        self.check_each([&self.shm, &self.wal])?;
         self.check()?;
         self.check_each(&self.others)
     }

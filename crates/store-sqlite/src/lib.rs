@@ -14,6 +14,7 @@
 mod authors;
 mod checksum;
 mod contents;
+mod directory_watch;
 mod erased_keys;
 mod error;
 mod files;

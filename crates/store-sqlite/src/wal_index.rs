@@ -14,6 +14,15 @@ const LOG_HEADER: u64 = 32;
 #[cfg(unix)]
 const FRAME_HEADER: u64 = 24;
 
+/// What the WAL index says of the WAL and the database.
+#[derive(Debug)]
+pub(crate) struct Found {
+    pub(crate) is_complete: bool,
+    /// The length of the database, in pages, after the last commit; `None` if there was none since
+    /// the index was made.
+    pub(crate) pages: Option<u64>,
+}
+
 /// The open WAL index.
 #[derive(Debug)]
 pub(crate) struct WalIndex {
@@ -31,18 +40,17 @@ impl WalIndex {
     }
 
     /// Returns whether the WAL, by its length, contains everything that was committed.
-    pub(crate) fn has_complete_wal(
-        &self,
-        length: impl FnOnce() -> io::Result<u64>,
-    ) -> io::Result<bool> {
+    pub(crate) fn find(&self, length: impl FnOnce() -> io::Result<u64>) -> io::Result<Found> {
         let before = self.header()?;
         let length = length()?;
-        if before.is_none_or(|before| length >= needed(&before)) {
-            return Ok(true);
-        }
-        // The header is changed before the WAL becomes shorter, and after it became longer. So if
-        // the header is the same, no program that obeys it has changed the WAL in the meantime.
-        Ok(self.header()? != before)
+        let is_long_enough = before.is_none_or(|before| length >= needed(&before));
+        Ok(Found {
+            // The header is changed before the WAL becomes shorter, and after it became longer. So
+            // if the header is the same, no program that obeys it has changed the WAL in the
+            // meantime.
+            is_complete: is_long_enough || self.header()? != before,
+            pages: before.as_ref().and_then(pages),
+        })
     }
 
     /// Returns how many bytes of the WAL have been moved into the database.
@@ -78,11 +86,11 @@ impl WalIndex {
     }
 
     #[expect(clippy::unused_self, reason = "the signature on other systems")]
-    pub(crate) fn has_complete_wal(
-        &self,
-        length: impl FnOnce() -> io::Result<u64>,
-    ) -> io::Result<bool> {
-        length().map(|_| true)
+    pub(crate) fn find(&self, length: impl FnOnce() -> io::Result<u64>) -> io::Result<Found> {
+        length().map(|_| Found {
+            is_complete: true,
+            pages: None,
+        })
     }
 
     #[expect(
@@ -101,6 +109,13 @@ fn needed(header: &Header) -> u64 {
     // The bytes are in the machine's order.
     let frames = u32::from_ne_bytes([header[16], header[17], header[18], header[19]]);
     length_of(frames, header)
+}
+
+/// The length of the database in pages. SQLite uses it too, except for 0.
+#[cfg(unix)]
+fn pages(header: &Header) -> Option<u64> {
+    let pages = u32::from_ne_bytes([header[20], header[21], header[22], header[23]]);
+    (pages > 0).then_some(u64::from(pages))
 }
 
 #[cfg(unix)]

@@ -382,8 +382,11 @@ impl Writer {
         };
         let result = (|| {
             execute(&session, "BEGIN IMMEDIATE").map_err(Step::Begin.failed())?;
-            self.files.check().map_err(Failed::Files)?;
-            let before = session.pages().map_err(Step::Begin.failed())?;
+            // The index has the number without a statement, which SQLite would compile each time.
+            let before = match self.files.check().map_err(Failed::Files)? {
+                Some(pages) => pages,
+                None => session.pages().map_err(Step::Begin.failed())?,
+            };
             let result = run(&mut session)?;
             self.grow(&session, before, purpose)
                 .map_err(Step::Grow.failed())?;
