@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::turn::Turn;
 use self::unread::peer_closes;
-use self::writing::{Counting, Taken, Taking, write_all};
+use self::writing::{Counting, Taken, Taking, Unreported, write_all};
 use crate::admission::{self, Admission};
 use crate::budget::Rate;
 use crate::config::Config;
@@ -198,6 +198,7 @@ async fn talk<'a>(
             patience: silence,
             pace: Pace::new(shared.config.pace_window, account),
             turn: Turn::default(),
+            unreported: Unreported::default(),
         },
         conn,
         mailbox,

@@ -137,13 +137,20 @@ impl Health {
             Err(_) => state.doubt(),
         }
         drop(state);
-        self.answers.send_replace(());
+        self.signal();
+    }
+
+    /// Wakes the callers of `ready`. Who subscribes later finds the new state.
+    fn signal(&self) {
+        if self.answers.receiver_count() > 0 {
+            self.answers.send_replace(());
+        }
     }
 
     /// Records that a commit was only partly done for lack of space.
     pub(crate) fn doubt(&self) {
         self.state().lack_space();
-        self.answers.send_replace(());
+        self.signal();
     }
 
     /// Records the result of a check.
@@ -159,7 +166,7 @@ impl Health {
         state.found(result.map_err(Obstacle::of));
         state.lose(result);
         drop(state);
-        self.answers.send_replace(());
+        self.signal();
     }
 
     /// Records the result of the store's maintenance, which does not count as a check.

@@ -222,8 +222,8 @@ impl Outbox {
         }
     }
 
-    /// Records that an item was written. Returns true if a document that skipped this connection
-    /// can catch up now.
+    /// Records that an item was written, or several that no other participant caused. Returns true
+    /// if a document that skipped this connection can catch up now.
     pub(crate) fn written(&self, cost: Cost) -> bool {
         let mut state = self.lock();
         state.queued.subtract(cost);
@@ -417,7 +417,13 @@ impl Cost {
         cost
     }
 
-    fn add(&mut self, other: Self) {
+    /// Whether another participant caused the item.
+    pub(crate) fn is_of_another(self) -> bool {
+        self.speaker.is_some()
+    }
+
+    /// Adds the bytes of an item.
+    pub(crate) fn add(&mut self, other: Self) {
         self.own += other.own;
         self.shared += other.shared;
     }

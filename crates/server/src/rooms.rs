@@ -366,6 +366,9 @@ impl RoomTask {
                     continue;
                 }
                 Next::Commit(writes) => {
+                    // While the server is busy, this lets readers be served and envelopes arrive,
+                    // so that the next commit contains more of them. Otherwise it returns at once.
+                    tokio::task::yield_now().await;
                     self.committing = Some(self.rooms.committer.submit(writes).await);
                     continue;
                 }

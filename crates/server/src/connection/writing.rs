@@ -140,9 +140,38 @@ pub(super) struct Taking<'a> {
     pub(super) patience: Duration,
     pub(super) pace: Pace,
     pub(super) turn: Turn,
+    pub(super) unreported: Unreported,
+}
+
+/// Items that were written and that the outbox does not know of yet. It learns of several together,
+/// because each report takes locks.
+#[derive(Debug, Default)]
+pub(super) struct Unreported {
+    cost: Cost,
+    /// Whether the reports so far said that a document that skipped this connection can catch up.
+    catch_up: bool,
 }
 
 impl Taking<'_> {
+    /// Counts an item as written. The outbox learns of it before the peer is waited for.
+    fn item_written(&mut self, item: Cost) {
+        if item.is_of_another() {
+            self.unreported.catch_up |= self.outbox.written(item);
+            return;
+        }
+        self.unreported.cost.add(item);
+        if self.unreported.cost.total() >= TURN_BYTES {
+            self.report();
+        }
+    }
+
+    fn report(&mut self) {
+        let cost = std::mem::take(&mut self.unreported.cost);
+        if cost.total() > 0 {
+            self.unreported.catch_up |= self.outbox.written(cost);
+        }
+    }
+
     /// When a peer that reads nothing more has read nothing for too long.
     fn deadline(&self, began: Instant) -> Instant {
         began.max(self.taken.at()) + self.patience
@@ -161,6 +190,7 @@ impl Taking<'_> {
         if let Poll::Ready(written) = first.await {
             return written.is_ok();
         }
+        self.report();
         let began = Instant::now();
         loop {
             let until = self.deadline(began).min(self.pace.ends());
@@ -202,7 +232,6 @@ async fn write_items<W: AsyncWrite + Unpin>(
     next_id: &mut u64,
     taking: &mut Taking<'_>,
 ) -> Written {
-    let mut catch_up = false;
     taking.taken.bytes();
     taking.pace.begin(taking.account);
     for (item, cost) in items {
@@ -232,9 +261,11 @@ async fn write_items<W: AsyncWrite + Unpin>(
         if !written {
             return Written::End;
         }
-        catch_up |= taking.outbox.written(cost);
+        taking.item_written(cost);
     }
+    taking.report();
     if taking.in_time(0, writer.flush()).await {
+        let catch_up = std::mem::take(&mut taking.unreported.catch_up);
         Written::All { catch_up }
     } else {
         Written::End

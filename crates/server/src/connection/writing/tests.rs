@@ -29,6 +29,7 @@ async fn write<W: AsyncWrite + Unpin>(
         patience,
         pace: Pace::new(Duration::from_secs(5), &account),
         turn: Turn::default(),
+        unreported: Unreported::default(),
     };
     let mut writer = Gather::new(Counting { inner, taken });
     let packet = vec![7; bytes];
