@@ -296,3 +296,41 @@ fn watch_ignores_duplicate_paths() {
     let paths = File::open(home.path().join("paths")).unwrap();
     refused(&crate::run(command.stdin(paths)), 2, &["\"a//b\""]);
 }
+
+#[test]
+fn watch_continues_without_missing_documents() {
+    let home = Home::new();
+    for path in ["a", "übrig"] {
+        home.create(path);
+    }
+    fs::write(home.path().join("paths"), "a\nfehlt\nübrig\n").unwrap();
+    let paths = || File::open(home.path().join("paths")).unwrap();
+    let mut command = home.command(&["sync", "watch", "-", "--json", "--count", "2"]);
+    let mut watching = Watching::spawn(command.stdin(paths()));
+    let connected = |path: &str| json!({ "event": "connected", "path": path });
+    assert_eq!(watching.line(), connected("a"));
+    let reason = "the document does not exist";
+    let ended = json!({ "event": "ended", "path": "fehlt", "reason": reason });
+    assert_eq!(watching.line(), ended);
+    assert_eq!(watching.line(), connected("übrig"));
+    for path in ["übrig", "a"] {
+        let patch = r#"[{"op": "replace", "path": "/doc/title", "value": "New"}]"#;
+        home.done(&["sync", "update", path, "--patch", patch]);
+        let line = watching.line();
+        assert_eq!((&line["path"], &line["new"]), (&json!(path), &json!("New")));
+    }
+    assert!(watching.child.wait().unwrap().success());
+
+    // Without any document, the command ends.
+    fs::write(home.path().join("paths"), "fehlt\nauch\n").unwrap();
+    let mut command = home.command(&["sync", "watch", "-", "--quiet"]);
+    let ran = crate::run(command.stdin(paths()));
+    assert_eq!((ran.code, ran.stdout.as_str()), (Some(3), ""));
+    for line in [
+        "fehlt: ended: the document does not exist\n",
+        "auch: ended: the document does not exist\n",
+        "error: can't open \"fehlt\"",
+    ] {
+        assert!(ran.stderr.contains(line), "{}", ran.stderr);
+    }
+}
