@@ -578,3 +578,26 @@ fn examples_are_not_wrapped_on_a_narrow_terminal() {
         assert_eq!(examples("80"), examples("300"), "{command}");
     }
 }
+
+#[test]
+fn update_reports_that_nothing_changed() {
+    let home = Home::new();
+    home.create("plan");
+    for patch in [
+        "[]",
+        r#"[{"op": "test", "path": "/doc/title", "value": "Plan"}]"#,
+        r#"[{"op": "replace", "path": "/doc/title", "value": "Plan"}]"#,
+    ] {
+        let update = ["sync", "update", "plan", "--patch", patch];
+        assert_eq!(home.done(&update), "Nothing was changed\n", "{patch}");
+    }
+    let patch = r#"[{"op": "test", "path": "/doc/children", "value": [{"item": {"s": "tea"}}]}]"#;
+    refused(
+        &home.run(&["sync", "update", "plan", "--patch", patch]),
+        1,
+        &[
+            "test failed at \"/doc/children\": expected [{\"item\": {\"s\": \"tea\"}}], \
+             found [{\"item\": {\"n\": 2, \"s\": \"milk\"}}, {\"item\": {\"s\": \"bread\"}}]",
+        ],
+    );
+}
