@@ -121,7 +121,7 @@ fn print_help(help: &clap::Error, text: &str, is_plain: bool) -> i32 {
         // The reader has closed the pipe, as `head` does.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => 0,
         Err(error) => {
-            terminal::print_stderr(&format!("error: writing to stdout: {error}"));
+            terminal::print_stderr(&format!("error: can't write to stdout: {error}"));
             1
         }
     }

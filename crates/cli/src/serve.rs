@@ -112,7 +112,7 @@ pub(crate) fn run(args: &ServeArgs) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
-        .context("starting the runtime")?;
+        .context("can't start the runtime")?;
     ignore_file_size_signal(&runtime);
     // A weak secret is refused before anything is created.
     if let Some(key) = settings::key_from_env()? {
@@ -180,7 +180,7 @@ pub(crate) fn run(args: &ServeArgs) -> anyhow::Result<()> {
             never = write_server_file(&data_dir, &url, &project), if !is_written => match never {},
         };
         server_file::remove(&data_dir, &url);
-        outcome.context("serving")
+        outcome.context("the server failed")
     });
     // The result of a read that is still running is not needed any more.
     runtime.shutdown_timeout(ABANDONED_READS_TIMEOUT);
@@ -402,7 +402,7 @@ fn start_log(args: &ServeArgs) -> anyhow::Result<Log> {
         LogFormat::Text => log::start_text(filter),
         LogFormat::Json => log::start_json(filter),
     };
-    started.context("starting the log's thread")
+    started.context("can't start the log's thread")
 }
 
 fn listen_address(text: &str) -> Result<SocketAddr, &'static str> {
@@ -410,8 +410,8 @@ fn listen_address(text: &str) -> Result<SocketAddr, &'static str> {
         .map_err(|_| "expected an IP address and a port, such as 127.0.0.1:8080")
 }
 
-/// Binds the address. Waits for a moment for one that is about to be released: the kernel closes the
-/// sockets of a killed process shortly after it has reported the end of the process.
+/// Binds the address. Waits for a moment for one that is about to be released: the kernel closes
+/// the sockets of a killed process shortly after it has reported the end of the process.
 fn bind(address: SocketAddr) -> std::io::Result<TcpSocket> {
     let mut attempts = BIND_ATTEMPTS;
     loop {
@@ -494,10 +494,10 @@ fn stop_signal(grace: Duration) -> anyhow::Result<impl Future<Output = ()>> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .context("listening for signals")?;
+        .context("can't listen for signals")?;
     let entered = runtime.enter();
-    let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("listening for SIGINT")?;
+    let mut terminate = signal(SignalKind::terminate()).context("can't listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("can't listen for SIGINT")?;
     drop(entered);
     let (stopping, stop) = tokio::sync::oneshot::channel();
     // The thread ends with the process.
@@ -515,7 +515,7 @@ fn stop_signal(grace: Duration) -> anyhow::Result<impl Future<Output = ()>> {
             std::thread::sleep(grace + FORCED_EXIT_AFTER);
             force_exit();
         })
-        .context("listening for signals")?;
+        .context("can't listen for signals")?;
     Ok(async {
         let _ = stop.await;
     })

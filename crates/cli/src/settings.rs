@@ -50,7 +50,8 @@ impl ProjectArgs {
                     keyfile::load(&data_dir)?.ok_or_else(|| {
                         Failure::new(format!(
                             "found no API key to sign a token with: neither MESHAGENT_API_KEY nor \
-                             MESHAGENT_KEY_ID and MESHAGENT_SECRET are set, and {}{} does not exist",
+                             MESHAGENT_KEY_ID and MESHAGENT_SECRET are set, and {}{} does not \
+                             exist",
                             keyfile::path(&data_dir).display(),
                             origin(self.data_dir.as_deref())
                         ))

@@ -26,7 +26,11 @@ fn equal_faults_have_equal_codes_and_a_hint() {
             "storage cp plan.txt room://x/y",
             "can't read plan.txt",
         ),
-        (USAGE, "storage cp plan.txt no://x/y", "is in the room"),
+        (
+            USAGE,
+            "storage cp plan.txt no://x/y",
+            "can't copy \"plan.txt\" to \"no://x/y\": neither",
+        ),
         (
             USAGE,
             "sync update plan --patch-file nofile",

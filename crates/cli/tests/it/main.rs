@@ -39,6 +39,7 @@ mod terminal;
 mod tls;
 mod token;
 mod tutorial;
+mod update;
 mod watch;
 
 use std::path::Path;

@@ -72,9 +72,14 @@ pub(super) async fn run(args: &UpdateArgs, output: &Output) -> anyhow::Result<()
         (None, Some(file)) => files::read_json(file),
         (None, None) => Err(Failure::new("no patch given").with_exit_code(USAGE)),
     };
-    let Value::Array(operations) = patch.map_err(|failure| failure.with_hint(PATCH_HINT))? else {
-        let failure = Failure::new("invalid patch: expected a JSON array of operations");
-        return Err(failure.with_exit_code(USAGE).with_hint(PATCH_HINT).into());
+    let operations = match patch.map_err(|failure| failure.with_hint(PATCH_HINT))? {
+        Value::Array(operations) => operations,
+        other => {
+            let found = files::described(&other);
+            let message = format!("invalid patch: expected an array of operations, found {found}");
+            let failure = Failure::new(message).with_exit_code(USAGE);
+            return Err(failure.with_hint(PATCH_HINT).into());
+        }
     };
     let room = args.room.connect().await?;
     let path = DocPath::parse(&entries::document(&args.path)?)?;
