@@ -43,9 +43,10 @@ impl ProjectArgs {
                     .with_hint(KEY_HINT)
                     .with_source(error)
             })?,
-            None => match key_from_env()? {
-                Some(key) => key,
-                None => {
+            None => {
+                if let Some(key) = key_from_env()? {
+                    key
+                } else {
                     let data_dir = self.data_dir()?;
                     keyfile::load(&data_dir)?.ok_or_else(|| {
                         Failure::new(format!(
@@ -62,7 +63,7 @@ impl ProjectArgs {
                         )
                     })?
                 }
-            },
+            }
         };
         let named = [
             ("--project-id", self.project_id.clone()),
