@@ -127,7 +127,7 @@ pub(super) fn folder_at(path: &str) -> Found {
 }
 
 pub(super) fn missing_folder(path: &str) -> Failure {
-    Failure::new(format!("the folder {path:?} does not exist"))
+    Failure::new(format!("there is no folder {path:?}"))
         .with_exit_code(NOT_FOUND)
         .with_hint("omit the / at the end for the document or file with this path")
 }

@@ -86,7 +86,7 @@ pub(super) fn read_schema(path: &Path) -> Result<(MeshSchema, Value), Failure> {
         };
         failure
             .with_exit_code(USAGE)
-            .with_hint("`meshagent room sync inspect` prints the schema of a document")
+            .with_hint("expected a schema in the form that `meshagent room sync inspect` prints")
     })?;
     Ok((schema, json))
 }

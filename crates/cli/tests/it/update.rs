@@ -29,6 +29,12 @@ fn update_reports_that_nothing_changed() {
         let update = ["sync", "update", "plan", "--patch", patch];
         assert_eq!(home.done(&update), "Nothing was changed\n", "{patch}");
     }
+}
+
+#[test]
+fn failed_test_shows_both_values() {
+    let home = Home::new();
+    home.create("plan");
     let patch = r#"[{"op": "test", "path": "/doc/children", "value": [{"item": {"s": "tea"}}]}]"#;
     refused(
         &home.run(&["sync", "update", "plan", "--patch", patch]),
