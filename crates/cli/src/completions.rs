@@ -69,9 +69,12 @@ impl Shortcut {
     /// If the shell is unknown, or its files can't be written to.
     pub(crate) fn run(self, command: Command) -> anyhow::Result<()> {
         let shell = Shell::from_env().ok_or_else(|| {
-            Failure::new("the shell in SHELL is not supported")
-                .with_exit_code(USAGE)
-                .with_hint("`meshagent completions SHELL` prints the completions for a shell")
+            Failure::new(match settings::variable("SHELL") {
+                Ok(Some(shell)) => format!("the shell {shell:?} (from SHELL) is not supported"),
+                _ => "can't tell the shell: SHELL is not set to one".to_owned(),
+            })
+            .with_exit_code(USAGE)
+            .with_hint("`meshagent completions SHELL` prints the completions for a shell")
         })?;
         let script = script(shell, command);
         let output = Output::new(&OutputArgs::default())?;

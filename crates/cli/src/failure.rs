@@ -101,7 +101,8 @@ pub(crate) fn code(error: &CallError) -> Option<ErrorCode> {
 }
 
 /// The hint for a URL at which no room answers.
-const NO_ROOM_HINT: &str = "check that MESHAGENT_API_URL, if set, is the URL of a room server";
+const NO_ROOM_HINT: &str = "check that MESHAGENT_API_URL, if set, is the URL of a room server, \
+                            without a path";
 /// The hint for a path that is not valid in a room.
 pub(crate) const PATH_HINT: &str = "a path in the room looks like plan or notes/plan";
 
@@ -116,7 +117,7 @@ pub(crate) fn of_call(message: impl Into<String>, error: CallError) -> Failure {
             401 | 403 => failure
                 .with_exit_code(DENIED)
                 .with_hint("use a token for this room that has not expired"),
-            404 => failure.with_exit_code(NOT_FOUND).with_hint(NO_ROOM_HINT),
+            404 => failure.with_exit_code(UNREACHABLE).with_hint(NO_ROOM_HINT),
             _ => unreachable(failure),
         },
         CallError::Ended(_) => unreachable(failure),
@@ -163,7 +164,7 @@ pub(crate) fn of_connect(url: &str, is_given_token: bool, error: ConnectError) -
                 "use the API key that the server was started with, and check that both clocks \
                  agree",
             ),
-            404 => failure.with_exit_code(NOT_FOUND).with_hint(NO_ROOM_HINT),
+            404 => failure.with_exit_code(UNREACHABLE).with_hint(NO_ROOM_HINT),
             _ => failure.with_exit_code(UNREACHABLE),
         },
         ConnectError::InvalidToken => failure
@@ -202,6 +203,10 @@ pub(crate) fn of_violations(name: &str, violations: &Violations) -> Failure {
     violates(name, violations.total(), &lines(violations), more)
 }
 
+/// The hint for JSON that violates the schema of an existing document.
+pub(crate) const INSPECT_HINT: &str =
+    "each line begins with a JSON pointer; `meshagent room sync inspect` prints the schema";
+
 fn violates(name: &str, total: usize, lines: &str, more: usize) -> Failure {
     let places = match total {
         1 => "1 place".to_owned(),
@@ -215,10 +220,7 @@ fn violates(name: &str, total: usize, lines: &str, more: usize) -> Failure {
         "{name} violates the schema in {places}:{lines}{more}"
     ))
     .with_exit_code(REFUSED)
-    .with_hint(
-        "each line begins with a JSON pointer; \
-             `meshagent room sync inspect` prints the schema",
-    )
+    .with_hint("each line begins with a JSON pointer")
 }
 
 /// The same for violations that the server found, which its message has on one line. `None` if the

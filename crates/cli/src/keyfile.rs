@@ -81,7 +81,7 @@ fn read(path: &Path) -> io::Result<String> {
 /// The caller must hold the lock of the data directory: two concurrent calls would create two keys.
 pub(crate) fn create(data_dir: &Path) -> anyhow::Result<ApiKey> {
     let mut secret = [0; SECRET_BYTES];
-    getrandom::fill(&mut secret).context("generating a secret")?;
+    getrandom::fill(&mut secret).context("can't generate a secret")?;
     let key = ApiKey {
         id: Uuid::new_v4().to_string(),
         project_id: Uuid::new_v4().to_string(),

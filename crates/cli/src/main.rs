@@ -121,7 +121,7 @@ fn print_help(help: &clap::Error, text: &str, is_plain: bool) -> i32 {
         // The reader has closed the pipe, as `head` does.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => 0,
         Err(error) => {
-            terminal::print_stderr(&format!("error: writing to stdout: {error}"));
+            terminal::print_stderr(&format!("error: can't write to stdout: {error}"));
             1
         }
     }
@@ -129,6 +129,7 @@ fn print_help(help: &clap::Error, text: &str, is_plain: bool) -> i32 {
 
 /// Adds the tips that clap does not know.
 fn with_tips(mut error: clap::Error) -> clap::Error {
+    name_variable(&mut error);
     let tips = match error.kind() {
         ErrorKind::InvalidSubcommand => nested_commands(&error),
         ErrorKind::MissingRequiredArgument => missing_room(&error),
@@ -162,6 +163,21 @@ fn nested_commands(error: &clap::Error) -> Vec<String> {
     }
     tips.sort();
     tips
+}
+
+/// Names the variable, not the flag, if the invalid value comes from the environment.
+fn name_variable(error: &mut clap::Error) {
+    let is_given = std::env::args_os()
+        .take_while(|argument| argument != "--")
+        .any(|argument| argument == "--room" || argument.to_string_lossy().starts_with("--room="));
+    let is_room = matches!(
+        error.get(ContextKind::InvalidArg),
+        Some(ContextValue::String(flag)) if flag.starts_with("--room ")
+    );
+    if is_room && !is_given {
+        let variable = ContextValue::String("MESHAGENT_ROOM".to_owned());
+        error.insert(ContextKind::InvalidArg, variable);
+    }
 }
 
 /// The environment may name the room, too.

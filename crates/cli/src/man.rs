@@ -21,5 +21,5 @@ pub(crate) fn run(args: &ManArgs, command: clap::Command) -> anyhow::Result<()> 
     let directory = args.output.as_path();
     let written =
         fs::create_dir_all(directory).and_then(|()| clap_mangen::generate_to(command, directory));
-    written.with_context(|| format!("writing to {}", directory.display()))
+    written.with_context(|| format!("can't write to {}", directory.display()))
 }

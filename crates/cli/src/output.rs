@@ -153,6 +153,6 @@ fn write(bytes: &[u8]) -> anyhow::Result<()> {
     let written = stdout.write_all(bytes).and_then(|()| stdout.flush());
     written.map_err(|error| match error.kind() {
         io::ErrorKind::BrokenPipe => StdoutClosed.into(),
-        _ => anyhow::Error::new(error).context("writing to stdout"),
+        _ => anyhow::Error::new(error).context("can't write to stdout"),
     })
 }

@@ -15,7 +15,7 @@ use clap::{Args, ValueEnum};
 use meshagent_protocol::ApiKey;
 use meshagent_server::Server;
 use meshagent_store_sqlite::{DATABASE_FILE, Durability, Found, OpenError, Options, SqliteStore};
-use tokio::net::{TcpListener, TcpSocket};
+use tokio::net::TcpSocket;
 use tracing_subscriber::EnvFilter;
 
 use self::limits::LimitArgs;
@@ -29,6 +29,9 @@ use crate::settings;
 
 /// Connections that may wait to be accepted, so that a burst of connections is not refused.
 const LISTEN_BACKLOG: u32 = 4096;
+/// Attempts to bind an address that is in use, and the time between them.
+const BIND_ATTEMPTS: u32 = 25;
+const BIND_PAUSE: Duration = Duration::from_millis(20);
 /// Time after the shutdown grace at which the process exits even if the server has not stopped.
 const FORCED_EXIT_AFTER: Duration = Duration::from_secs(6);
 /// Maximum time for the last log line before a forced exit.
@@ -109,7 +112,7 @@ pub(crate) fn run(args: &ServeArgs) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
-        .context("starting the runtime")?;
+        .context("can't start the runtime")?;
     ignore_file_size_signal(&runtime);
     // A weak secret is refused before anything is created.
     if let Some(key) = settings::key_from_env()? {
@@ -122,19 +125,24 @@ pub(crate) fn run(args: &ServeArgs) -> anyhow::Result<()> {
     // The store is opened first: its lock prevents a second server from creating another key.
     let mut options = Options::default();
     options.durability = durability;
+    // A taken port is found before anything is created. Clients can connect only once the store is
+    // open.
+    let cannot_listen = |error| {
+        Failure::new(format!("can't listen on {}", args.listen))
+            .with_exit_code(USAGE)
+            .with_hint("pass another address or port to --listen; port 0 picks a free one")
+            .with_source(error)
+    };
+    let socket = bind(args.listen).map_err(cannot_listen)?;
     check_credentials(&data_dir)?;
-    let store =
-        SqliteStore::open(&data_dir, options).map_err(|error| open_failure(&data_dir, error))?;
-    // The address is bound before a key is created, because only the start that creates the key
+    let store = SqliteStore::open(&data_dir, options).map_err(|error| {
+        open_failure(&data_dir, settings::origin(args.data_dir.as_deref()), error)
+    })?;
+    // The server listens before a key is created, because only the start that creates the key
     // prints it.
     let listener = {
         let _entered = runtime.enter();
-        listen(args.listen).map_err(|error| {
-            Failure::new(format!("can't listen on {}", args.listen))
-                .with_exit_code(USAGE)
-                .with_hint("pass another address or port to --listen; port 0 picks a free one")
-                .with_source(error)
-        })?
+        socket.listen(LISTEN_BACKLOG).map_err(cannot_listen)?
     };
     let (key, is_new) = key_for(&store, &data_dir)?;
     warn_about_data(&store, is_new);
@@ -172,7 +180,7 @@ pub(crate) fn run(args: &ServeArgs) -> anyhow::Result<()> {
             never = write_server_file(&data_dir, &url, &project), if !is_written => match never {},
         };
         server_file::remove(&data_dir, &url);
-        outcome.context("serving")
+        outcome.context("the server failed")
     });
     // The result of a read that is still running is not needed any more.
     runtime.shutdown_timeout(ABANDONED_READS_TIMEOUT);
@@ -247,7 +255,7 @@ fn lost_database(database: &Path, state: &str, left: &Path) -> Failure {
 }
 
 /// The error for a data directory that can't be opened.
-fn open_failure(data_dir: &Path, error: OpenError) -> Failure {
+fn open_failure(data_dir: &Path, origin: &str, error: OpenError) -> Failure {
     let dir = data_dir.display();
     match error {
         OpenError::Directory { ref path, .. } => {
@@ -256,13 +264,13 @@ fn open_failure(data_dir: &Path, error: OpenError) -> Failure {
             } else {
                 "write to"
             };
-            Failure::new(format!("can't {verb} the data directory {dir}"))
+            Failure::new(format!("can't {verb} the data directory {dir}{origin}"))
                 .with_exit_code(USAGE)
                 .with_hint("pass a directory that you may create or write to, with --data-dir")
                 .with_source(error)
         }
         OpenError::InUse { .. } => Failure::new(format!(
-            "the data directory {dir} is in use by another running server"
+            "the data directory {dir}{origin} is in use by another running server"
         ))
         .with_hint("stop that server, or pass another directory with --data-dir"),
         OpenError::Missing { path, left } => lost_database(&path, "missing", &left),
@@ -308,7 +316,9 @@ fn open_failure(data_dir: &Path, error: OpenError) -> Failure {
             path.display()
         ))
         .with_hint("put a backup in its place, or pass another directory with --data-dir"),
-        _ => Failure::new(format!("can't open the data directory {dir}")).with_source(error),
+        _ => {
+            Failure::new(format!("can't open the data directory {dir}{origin}")).with_source(error)
+        }
     }
 }
 
@@ -392,7 +402,7 @@ fn start_log(args: &ServeArgs) -> anyhow::Result<Log> {
         LogFormat::Text => log::start_text(filter),
         LogFormat::Json => log::start_json(filter),
     };
-    started.context("starting the log's thread")
+    started.context("can't start the log's thread")
 }
 
 fn listen_address(text: &str) -> Result<SocketAddr, &'static str> {
@@ -400,7 +410,22 @@ fn listen_address(text: &str) -> Result<SocketAddr, &'static str> {
         .map_err(|_| "expected an IP address and a port, such as 127.0.0.1:8080")
 }
 
-fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+/// Binds the address. Waits for a moment for one that is about to be released: the kernel closes
+/// the sockets of a killed process shortly after it has reported the end of the process.
+fn bind(address: SocketAddr) -> std::io::Result<TcpSocket> {
+    let mut attempts = BIND_ATTEMPTS;
+    loop {
+        match try_bind(address) {
+            Err(error) if error.kind() == std::io::ErrorKind::AddrInUse && attempts > 0 => {
+                attempts -= 1;
+                std::thread::sleep(BIND_PAUSE);
+            }
+            result => return result,
+        }
+    }
+}
+
+fn try_bind(address: SocketAddr) -> std::io::Result<TcpSocket> {
     let socket = if address.is_ipv4() {
         TcpSocket::new_v4()?
     } else {
@@ -409,7 +434,7 @@ fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
     // Old connections of a killed server must not block the port for the next one.
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
-    socket.listen(LISTEN_BACKLOG)
+    Ok(socket)
 }
 
 /// The address for programs on this machine.
@@ -469,10 +494,10 @@ fn stop_signal(grace: Duration) -> anyhow::Result<impl Future<Output = ()>> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .context("listening for signals")?;
+        .context("can't listen for signals")?;
     let entered = runtime.enter();
-    let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("listening for SIGINT")?;
+    let mut terminate = signal(SignalKind::terminate()).context("can't listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("can't listen for SIGINT")?;
     drop(entered);
     let (stopping, stop) = tokio::sync::oneshot::channel();
     // The thread ends with the process.
@@ -490,7 +515,7 @@ fn stop_signal(grace: Duration) -> anyhow::Result<impl Future<Output = ()>> {
             std::thread::sleep(grace + FORCED_EXIT_AFTER);
             force_exit();
         })
-        .context("listening for signals")?;
+        .context("can't listen for signals")?;
     Ok(async {
         let _ = stop.await;
     })

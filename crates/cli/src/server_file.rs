@@ -31,7 +31,7 @@ pub(crate) fn write(data_dir: &Path, url: &str, project_id: &str) -> anyhow::Res
     let text = serde_json::to_string_pretty(&server)? + "\n";
     let path = data_dir.join(FILE);
     private_file::write(&path, text.as_bytes())
-        .with_context(|| format!("writing {}", path.display()))
+        .with_context(|| format!("can't write {}", path.display()))
 }
 
 /// Reads the file, which names the running server, or the last one if it was killed.

@@ -3,7 +3,7 @@
 
 use std::env;
 use std::net::{TcpStream, ToSocketAddrs as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -43,17 +43,27 @@ impl ProjectArgs {
                     .with_hint(KEY_HINT)
                     .with_source(error)
             })?,
-            None => match key_from_env()? {
-                Some(key) => key,
-                None => keyfile::load(&self.data_dir()?)?.ok_or_else(|| {
-                    Failure::new("found no API key to sign a token with")
+            None => {
+                if let Some(key) = key_from_env()? {
+                    key
+                } else {
+                    let data_dir = self.data_dir()?;
+                    keyfile::load(&data_dir)?.ok_or_else(|| {
+                        Failure::new(format!(
+                            "found no API key to sign a token with: neither MESHAGENT_API_KEY nor \
+                             MESHAGENT_KEY_ID and MESHAGENT_SECRET are set, and {}{} does not \
+                             exist",
+                            keyfile::path(&data_dir).display(),
+                            origin(self.data_dir.as_deref())
+                        ))
                         .with_exit_code(USAGE)
                         .with_hint(
                             "set MESHAGENT_API_KEY, or run `meshagent serve` on this machine \
                              first, which creates a key",
                         )
-                })?,
-            },
+                    })?
+                }
+            }
         };
         let named = [
             ("--project-id", self.project_id.clone()),
@@ -96,8 +106,9 @@ impl ProjectArgs {
         let start = "start one with `meshagent serve`, or set MESHAGENT_API_URL";
         let Some(server) = server_file::read(&data_dir)? else {
             let message = format!(
-                "no server is running on the data directory {}",
-                data_dir.display()
+                "no server is running on the data directory {}{}",
+                data_dir.display(),
+                origin(self.data_dir.as_deref())
             );
             return Err(Failure::new(message)
                 .with_exit_code(UNREACHABLE)
@@ -167,6 +178,15 @@ pub(crate) fn data_dir() -> anyhow::Result<PathBuf> {
             .with_hint("pass --data-dir, or set MESHAGENT_DATA_DIR or HOME")
     })?;
     Ok(data_home.join("meshagent"))
+}
+
+/// The variable that names the data directory, for messages; empty for a flag and the default.
+pub(crate) fn origin(given: Option<&Path>) -> &'static str {
+    let is_set = |name| env::var_os(name).is_some_and(|value| !value.is_empty());
+    match given {
+        None if is_set("MESHAGENT_DATA_DIR") => " (from MESHAGENT_DATA_DIR)",
+        _ => "",
+    }
 }
 
 /// The API key from the environment, if it contains one.

@@ -103,7 +103,7 @@ pub(crate) fn run(args: &TokenArgs) -> anyhow::Result<()> {
         .as_deref()
         .filter(|path| !is_standard_stream(path))
     else {
-        return writeln!(std::io::stdout(), "{jwt}").context("writing to stdout");
+        return writeln!(std::io::stdout(), "{jwt}").context("can't write to stdout");
     };
     // A file gets no trailing newline, which readers would have to strip.
     let written = if is_stream(path)? {
@@ -161,7 +161,9 @@ fn parse(text: &[u8]) -> Result<ParticipantToken, Failure> {
         api,
     } = serde_saphyr::from_slice(text).map_err(|error| Failure::new(reason(text, &error)))?;
     if identity.trim().is_empty() {
-        return Err(Failure::new("the identity is empty"));
+        return Err(Failure::new(format!(
+            "invalid identity {identity:?}: expected a text that is not empty"
+        )));
     }
     let room = RoomName::parse(&room)
         .map_err(|error| Failure::new(format!("invalid room {room:?}")).with_source(error))?;

@@ -61,9 +61,11 @@ pub(super) fn normalized(path: &str) -> Result<String, Failure> {
 pub(super) fn document(path: &str) -> Result<String, Failure> {
     let path = normalized(path)?;
     if path.is_empty() {
-        return Err(Failure::new("the room's root is not a document")
-            .with_exit_code(USAGE)
-            .with_hint("the path of a document looks like plan or notes/plan"));
+        return Err(
+            Failure::new("invalid path of a document: the room's root is not a document")
+                .with_exit_code(USAGE)
+                .with_hint("the path of a document looks like plan or notes/plan"),
+        );
     }
     Ok(path)
 }

@@ -86,7 +86,7 @@ pub(super) fn read_schema(path: &Path) -> Result<(MeshSchema, Value), Failure> {
         };
         failure
             .with_exit_code(USAGE)
-            .with_hint("`meshagent room sync inspect` prints the schema of a document")
+            .with_hint("expected a schema in the form that `meshagent room sync inspect` prints")
     })?;
     Ok((schema, json))
 }
@@ -112,17 +112,25 @@ pub(super) fn json(bytes: &[u8], name: &str) -> Result<Value, Failure> {
 
 /// The content of a new document, which is a JSON object. Error messages call it `name`.
 pub(super) fn content(json: Value, name: &str) -> Result<Value, Failure> {
-    let found = match &json {
-        Value::Object(_) => return Ok(json),
-        Value::Array(_) => "an array".to_owned(),
-        Value::String(_) => "a string".to_owned(),
-        value => value.to_string(),
-    };
+    if json.is_object() {
+        return Ok(json);
+    }
+    let found = described(&json);
     let message =
         format!("{name} is not the content of a document: expected an object, found {found}");
     Err(Failure::new(message)
         .with_exit_code(USAGE)
         .with_hint("the content of a document looks like {\"doc\": {\"title\": \"Plan\"}}"))
+}
+
+/// A value in messages: itself if it is short, otherwise its kind.
+pub(super) fn described(json: &Value) -> String {
+    match json {
+        Value::Object(_) => "an object".to_owned(),
+        Value::Array(_) => "an array".to_owned(),
+        Value::String(_) => "a string".to_owned(),
+        value => value.to_string(),
+    }
 }
 
 /// The name of a file in messages.

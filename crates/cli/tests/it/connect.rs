@@ -233,3 +233,19 @@ fn missing_server_gets_a_hint() {
         ran.stderr
     );
 }
+
+#[test]
+fn participant_is_named_after_the_user() {
+    let home = TempDir::new().unwrap();
+    for (variables, name) in [
+        (&[("USER", "jürgen"), ("LOGNAME", "other")][..], "jürgen"),
+        (&[("LOGNAME", "jürgen")], "jürgen"),
+        (&[("USER", " "), ("LOGNAME", "jürgen")], "jürgen"),
+        (&[], "meshagent"),
+    ] {
+        let mut command = connect(home.path(), &["--", "sh", "-c", SHOW]);
+        let ran = run(command.envs(variables.iter().copied()));
+        let jwt = ran.stdout.lines().last().unwrap();
+        assert_eq!(verified(jwt).name, name, "{variables:?}");
+    }
+}

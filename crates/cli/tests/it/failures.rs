@@ -26,7 +26,11 @@ fn equal_faults_have_equal_codes_and_a_hint() {
             "storage cp plan.txt room://x/y",
             "can't read plan.txt",
         ),
-        (USAGE, "storage cp plan.txt no://x/y", "is in the room"),
+        (
+            USAGE,
+            "storage cp plan.txt no://x/y",
+            "can't copy \"plan.txt\" to \"no://x/y\": neither",
+        ),
         (
             USAGE,
             "sync update plan --patch-file nofile",
@@ -255,4 +259,64 @@ fn faults_before_joining_have_equal_codes() {
     ];
     let ran = run(meshagent(home.path(), &ls).envs(url));
     refused(&ran, UNREACHABLE, &["can't join", "\nhint: "]);
+}
+
+/// An error says where its value comes from.
+#[test]
+fn values_of_the_environment_are_named() {
+    let home = tempfile::TempDir::new().unwrap();
+    let ls = ["room", "storage", "ls"];
+    for room in ["Kein Raum", ""] {
+        let ran = run(meshagent(home.path(), &ls).env("MESHAGENT_ROOM", room));
+        refused(&ran, USAGE, &["for 'MESHAGENT_ROOM'"]);
+        assert!(!ran.stderr.contains("for '--room"), "{}", ran.stderr);
+        let room = format!("--room={room}");
+        let mut command = meshagent(home.path(), &[&ls[..], &[&room]].concat());
+        let ran = run(command.env("MESHAGENT_ROOM", "r"));
+        refused(&ran, USAGE, &["--room"]);
+        assert!(!ran.stderr.contains("MESHAGENT_ROOM"), "{}", ran.stderr);
+    }
+    let data_dir = home.path().join("tätig");
+    let mut command = meshagent(home.path(), &ls);
+    command
+        .env("MESHAGENT_ROOM", "r")
+        .env("MESHAGENT_DATA_DIR", &data_dir);
+    let file = data_dir.join("credentials.json");
+    let place = format!("{} (from MESHAGENT_DATA_DIR)", file.display());
+    let words = ["MESHAGENT_API_KEY", "MESHAGENT_SECRET", &place];
+    refused(&run(&mut command), USAGE, &words);
+    let ran = run(command.env("MESHAGENT_API_KEY", KEY));
+    let place = format!("{} (from MESHAGENT_DATA_DIR)", data_dir.display());
+    refused(&ran, UNREACHABLE, &["no server is running", &place]);
+}
+
+#[test]
+fn wrong_path_in_the_url_is_an_unreachable_server() {
+    let home = Home::new();
+    for path in ["/wrong", "/falsch/ü"] {
+        let url = format!("{}{path}", home.server().url());
+        let mut command = home.command(&["storage", "ls"]);
+        let ran = run(command.env("MESHAGENT_API_URL", url));
+        refused(
+            &ran,
+            UNREACHABLE,
+            &["can't join", "\nhint: check that MESHAGENT_API_URL"],
+        );
+    }
+}
+
+/// `inspect` needs a document, which these commands don't have.
+#[test]
+fn hints_fit_the_command() {
+    let home = Home::new();
+    fs::write(home.path().join("wrong.json"), r#"{"doc": {"title": 7}}"#).unwrap();
+    for arguments in [
+        "sync validate wrong.json --schema schema.json",
+        "sync create new --schema schema.json --json-file wrong.json",
+    ] {
+        let arguments: Vec<&str> = arguments.split(' ').collect();
+        let ran = home.run(&arguments);
+        refused(&ran, REFUSED, &["violates the schema", "\nhint: "]);
+        assert!(!ran.stderr.contains("inspect"), "{}", ran.stderr);
+    }
 }

@@ -268,6 +268,8 @@ fn first_start_on_a_used_port_creates_no_key() {
         ran.code,
         ran.stderr
     );
+    let data = home.path().join(".local");
+    assert!(!data.exists(), "the data directory was created");
     // The next start creates and prints the key.
     let server = Server::start(&mut serve(home.path()));
     let exports = server

@@ -541,18 +541,6 @@ fn get_and_grep_read_json_from_stdin() {
 }
 
 #[test]
-fn invalid_patch_has_a_hint() {
-    let home = Home::new();
-    home.create("plan");
-    for patch in ["[", "{}", "[7]", r#"[{"op": "frob"}]"#] {
-        let ran = home.run(&["sync", "update", "plan", "--patch", patch]);
-        refused(&ran, 2, &["\nhint: ", "RFC 6902"]);
-    }
-    let ran = home.run(&["sync", "update", "plan", "--patch-file", "absent"]);
-    refused(&ran, 2, &["absent", "\nhint: "]);
-}
-
-#[test]
 fn invalid_pattern_is_one_message() {
     let home = Home::new();
     home.create("plan");

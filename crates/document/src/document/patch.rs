@@ -11,12 +11,12 @@ use std::ops::Range;
 use serde_json::{Map, Value};
 use thiserror::Error;
 
-use self::overlay::Node;
+use self::overlay::{Node, preview};
 use super::MeshDocument;
 use super::draft::Draft;
 use super::edit::{Edit, EditError};
 use super::event::Origin;
-use crate::schema::{ID_ATTRIBUTE, Shown, Violations, capped, quoted};
+use crate::schema::{ID_ATTRIBUTE, Violations, quoted};
 
 /// The maximal nesting of JSON. A document's JSON nests less; deeper values could overflow a small
 /// stack when they are walked or dropped.
@@ -64,9 +64,9 @@ pub enum PatchError {
         index: usize,
         /// The pointer.
         pointer: String,
-        /// The value in the operation, or its kind if it is long.
+        /// The value in the operation as JSON, shortened around the first difference.
         expected: String,
-        /// The value in the document, or its kind if it is long.
+        /// The value in the document, in the same form.
         found: String,
     },
 }
@@ -373,10 +373,11 @@ impl Patched<'_> {
                 if found.equals(document, expected) {
                     return Ok(false);
                 }
+                let (found, expected) = preview::differing(document, found, expected);
                 Err(Failure::TestFailed {
                     pointer: path.to_owned(),
-                    expected: capped(Shown(expected)),
-                    found: found.describe(),
+                    expected,
+                    found,
                 })
             }
             _ => Err(Failure::Malformed(

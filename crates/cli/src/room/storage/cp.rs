@@ -119,12 +119,13 @@ pub(super) async fn run(args: &CpArgs, output: &Output) -> anyhow::Result<()> {
     let is_in_room = |place: &Place| matches!(place, Place::Room(_));
     let mut places = args.sources.iter().map(|source| Place::parse(source));
     if !is_in_room(&destination) && !places.all(|place| is_in_room(&place)) {
-        return Err(
-            Failure::new("neither the source nor the destination is in the room")
-                .with_exit_code(USAGE)
-                .with_hint("paths in the room need the prefix room://, such as room://notes/a.txt")
-                .into(),
-        );
+        return Err(Failure::new(format!(
+            "can't copy {:?} to {:?}: neither the source nor the destination is in the room",
+            args.sources[0], args.destination
+        ))
+        .with_exit_code(USAGE)
+        .with_hint("paths in the room need the prefix room://, such as room://notes/a.txt")
+        .into());
     }
     let room = args.room.connect().await?;
     let sources = sources(&room, &args.sources, args.recursive).await?;
@@ -294,9 +295,11 @@ impl Copy<'_> {
         if self.is_recursive {
             return Ok(());
         }
-        Err(Failure::new(format!("{path:?} is a folder"))
-            .with_exit_code(REFUSED)
-            .with_hint("use -r to copy a folder with its content"))
+        Err(
+            Failure::new(format!("can't copy {path:?}: {path:?} is a folder"))
+                .with_exit_code(REFUSED)
+                .with_hint("use -r to copy a folder with its content"),
+        )
     }
 
     async fn file_in_room(&mut self, path: &str, destination: &Target) -> anyhow::Result<()> {

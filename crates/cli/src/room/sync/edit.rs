@@ -301,7 +301,7 @@ async fn ask_for_another_try(failure: &Failure) -> Result<(), Failure> {
 /// A stream of Ctrl-C presses, which no longer end the process.
 fn interrupts() -> Result<Signal, Failure> {
     signal(SignalKind::interrupt())
-        .map_err(|error| Failure::new("waiting for Ctrl-C").with_source(error))
+        .map_err(|error| Failure::new("can't wait for Ctrl-C").with_source(error))
 }
 
 fn unreadable(error: io::Error) -> Failure {

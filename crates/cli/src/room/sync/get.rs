@@ -37,7 +37,7 @@ pub(super) struct GetArgs {
 pub(super) async fn run(args: &GetArgs, output: &Output) -> anyhow::Result<()> {
     if args.path == STDIN {
         if args.version {
-            let failure = Failure::new("only a document in a room has a version");
+            let failure = Failure::new("stdin has no version: only a document in a room has one");
             let hint = "omit --version, or pass the path of a document";
             return Err(failure.with_exit_code(USAGE).with_hint(hint).into());
         }

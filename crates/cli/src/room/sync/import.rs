@@ -162,7 +162,7 @@ const RESUME_HINT: &str =
     "run the same command again to import the rest; existing threads are skipped";
 
 fn interrupts() -> anyhow::Result<Signal> {
-    signal(SignalKind::interrupt()).context("waiting for Ctrl-C")
+    signal(SignalKind::interrupt()).context("can't wait for Ctrl-C")
 }
 
 fn interrupted() -> anyhow::Error {

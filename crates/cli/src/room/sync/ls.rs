@@ -126,7 +126,7 @@ async fn only_documents(room: &Connection, found: Vec<Found>) -> anyhow::Result<
             });
         }
         match requests.join_next().await {
-            Some(response) => documents.extend(response.context("looking up entries")??),
+            Some(response) => documents.extend(response.context("can't look up entries")??),
             None => break,
         }
     }

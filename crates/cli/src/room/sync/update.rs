@@ -70,11 +70,16 @@ pub(super) async fn run(args: &UpdateArgs, output: &Output) -> anyhow::Result<()
     let patch = match (&args.patch, &args.patch_file) {
         (Some(text), _) => files::json(text.as_bytes(), "--patch"),
         (None, Some(file)) => files::read_json(file),
-        (None, None) => Err(Failure::new("missing patch").with_exit_code(USAGE)),
+        (None, None) => Err(Failure::new("no patch given").with_exit_code(USAGE)),
     };
-    let Value::Array(operations) = patch.map_err(|failure| failure.with_hint(PATCH_HINT))? else {
-        let failure = Failure::new("invalid patch: expected a JSON array of operations");
-        return Err(failure.with_exit_code(USAGE).with_hint(PATCH_HINT).into());
+    let operations = match patch.map_err(|failure| failure.with_hint(PATCH_HINT))? {
+        Value::Array(operations) => operations,
+        other => {
+            let found = files::described(&other);
+            let message = format!("invalid patch: expected an array of operations, found {found}");
+            let failure = Failure::new(message).with_exit_code(USAGE);
+            return Err(failure.with_hint(PATCH_HINT).into());
+        }
     };
     let room = args.room.connect().await?;
     let path = DocPath::parse(&entries::document(&args.path)?)?;
@@ -93,7 +98,20 @@ pub(super) async fn run(args: &UpdateArgs, output: &Output) -> anyhow::Result<()
     if args.json || args.dry_run {
         return output.json(&result, Layout::Pretty);
     }
+    if changes_nothing(&result) {
+        return output.done("Nothing was changed");
+    }
     output.done(&format!("Updated document at {}", args.path))
+}
+
+/// Whether no operation of the result has changed something.
+fn changes_nothing(result: &Value) -> bool {
+    let operations = result["operations"].as_array();
+    operations.is_some_and(|operations| {
+        operations
+            .iter()
+            .all(|operation| operation["result"] == "no change")
+    })
 }
 
 fn as_json(patched: &SyncPatched) -> Value {
@@ -203,6 +221,7 @@ fn patch_failure(path: &str, error: PatchError) -> Failure {
     match &error {
         PatchError::Invalid(violations) => {
             failure::of_violations(&format!("the patched document {path:?}"), violations)
+                .with_hint(failure::INSPECT_HINT)
         }
         PatchError::Malformed { .. } => failure
             .with_exit_code(USAGE)

@@ -64,19 +64,30 @@ pub(super) async fn run(args: &WatchArgs, output: &Output) -> anyhow::Result<()>
     };
     let mut events = StreamMap::with_capacity(paths.len());
     let mut watched = Vec::with_capacity(paths.len());
-    for (index, path) in paths.into_iter().enumerate() {
-        let document = live::open(&room, &path, &options).await?;
-        events.insert(index, document.changes());
+    let mut first_failure = None;
+    for path in paths {
+        let reporter = Reporter { args, output, path };
+        let document = match live::open(&room, &reporter.path, &options).await {
+            Ok(document) => document,
+            // The other documents of the list are watched anyway.
+            Err(error) => {
+                reporter.cannot_open(&error)?;
+                first_failure.get_or_insert(error);
+                continue;
+            }
+        };
+        events.insert(watched.len(), document.changes());
         let one = Watched {
-            args,
-            output,
-            path,
+            reporter,
             document,
             has_unreported_loss: false,
         };
         // Every change after this line is printed.
-        one.report("connected", json!({}))?;
+        one.reporter.report("connected", json!({}))?;
         watched.push(one);
+    }
+    if let Some(error) = first_failure.filter(|_| watched.is_empty()) {
+        return Err(error);
     }
     let mut open = watched.len();
     let mut left = args.count;
@@ -115,21 +126,22 @@ pub(super) async fn run(args: &WatchArgs, output: &Output) -> anyhow::Result<()>
             }
             DocumentEvent::Synchronized => {
                 one.report_loss()?;
-                one.report("connected", json!({}))?;
+                one.reporter.report("connected", json!({}))?;
             }
             DocumentEvent::Disconnected => {
                 one.has_unreported_loss = true;
                 one.report_lost_connection(&room)?;
             }
-            DocumentEvent::Missed => one.report("missed", json!({}))?,
+            DocumentEvent::Missed => one.reporter.report("missed", json!({}))?,
             DocumentEvent::Erased { operations, .. } => {
                 let reason = "the server no longer has the content of operations from this client";
                 let fields = json!({ "operations": operations, "reason": reason });
-                one.report("erased", fields)?;
+                one.reporter.report("erased", fields)?;
             }
             DocumentEvent::Replaced(_) => {
                 let reason = "the document was deleted and created again";
-                one.report("replaced", json!({ "reason": reason }))?;
+                one.reporter
+                    .report("replaced", json!({ "reason": reason }))?;
             }
             DocumentEvent::Ended(DocumentEnd::Closed) => return Ok(()),
             DocumentEvent::Ended(end) => {
@@ -170,9 +182,7 @@ fn paths(args: &WatchArgs) -> Result<Vec<String>, Failure> {
 
 /// A watched document.
 struct Watched<'a> {
-    args: &'a WatchArgs,
-    output: &'a Output,
-    path: String,
+    reporter: Reporter<'a>,
     document: LiveDocument,
     // Whether the stream has ended, and this was not reported yet.
     has_unreported_loss: bool,
@@ -185,14 +195,15 @@ impl Watched<'_> {
             let changes = event.changes.iter();
             // Also escaped in a pipe: scripts read line by line.
             let lines = changes.map(|change| {
-                if self.args.json {
-                    let mut line = changes::as_json(change, document, self.args.include_ids);
+                let reporter = &self.reporter;
+                if reporter.args.json {
+                    let mut line = changes::as_json(change, document, reporter.args.include_ids);
                     line["event"] = "change".into();
                     line["origin"] = changes::origin(event).into();
-                    self.named(line).to_string()
+                    reporter.named(line).to_string()
                 } else {
                     let line = changes::as_text(change, document);
-                    terminal::one_line(&self.labelled(&line)).into_owned()
+                    terminal::one_line(&reporter.labelled(&line)).into_owned()
                 }
             });
             lines.collect()
@@ -210,7 +221,7 @@ impl Watched<'_> {
 
     fn report_loss(&mut self) -> anyhow::Result<()> {
         if std::mem::take(&mut self.has_unreported_loss) {
-            self.report("disconnected", json!({}))?;
+            self.reporter.report("disconnected", json!({}))?;
         }
         Ok(())
     }
@@ -223,13 +234,43 @@ impl Watched<'_> {
         };
         if code == Some(ErrorCode::NotFound) {
             let reason = "deleted or moved";
-            self.report("ended", json!({ "reason": reason }))?;
-            return Ok(Failure::new(format!("{:?} was {reason}", self.path))
-                .with_exit_code(NOT_FOUND)
-                .with_hint("`meshagent room sync ls` lists all documents"));
+            self.reporter.report("ended", json!({ "reason": reason }))?;
+            return Ok(
+                Failure::new(format!("{:?} was {reason}", self.reporter.path))
+                    .with_exit_code(NOT_FOUND)
+                    .with_hint("`meshagent room sync ls` lists all documents"),
+            );
         }
-        self.report("ended", json!({ "reason": end.to_string() }))?;
-        Ok(live::failure(&self.path, "watch", end))
+        self.reporter
+            .report("ended", json!({ "reason": end.to_string() }))?;
+        Ok(live::failure(&self.reporter.path, "watch", end))
+    }
+}
+
+/// Reports the events of one document.
+struct Reporter<'a> {
+    args: &'a WatchArgs,
+    output: &'a Output,
+    path: String,
+}
+
+impl Reporter<'_> {
+    /// Reports that a document of a list can't be watched, also with `--quiet`. The error for a
+    /// single document is the command's.
+    fn cannot_open(&self, error: &anyhow::Error) -> anyhow::Result<()> {
+        if self.args.path != STDIN {
+            return Ok(());
+        }
+        let failure = error.downcast_ref::<Failure>();
+        let reason = match failure.and_then(Failure::exit_code) {
+            Some(NOT_FOUND) => "the document does not exist".to_owned(),
+            _ => format!("{error:#}"),
+        };
+        if self.args.json {
+            return self.report("ended", json!({ "reason": reason }));
+        }
+        terminal::print_stderr(&self.labelled(&format!("ended: {reason}")));
+        Ok(())
     }
 
     /// Reports an event other than a change: as a line of JSON, or on stderr.

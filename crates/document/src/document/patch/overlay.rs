@@ -4,6 +4,8 @@
 //! pieces: runs of unchanged children, and single values between them. So the cost of an operation
 //! depends on its pointer, not on the size of the document.
 
+pub(super) mod preview;
+
 use std::collections::BTreeMap;
 use std::ops::Range;
 
@@ -15,7 +17,7 @@ use crate::document::MeshDocument;
 use crate::document::json::{CHILDREN, MAX_DEPTH};
 use crate::document::read::{Element, Text};
 pub(in crate::document) use crate::engine::{NodeIndex, ROOT_NODE};
-use crate::schema::{ChildProperty, ID_ATTRIBUTE, Shown, TEXT_TAG, capped};
+use crate::schema::{ChildProperty, ID_ATTRIBUTE, TEXT_TAG};
 
 /// The levels of an element: the element, its content, its children.
 const LEVELS_OF_ELEMENT: usize = 3;
@@ -213,15 +215,6 @@ impl Node {
                 elements * LEVELS_OF_ELEMENT + LEVELS_OF_ATTRIBUTE <= levels
             }
             Self::List(_) | Self::Object(_) | Self::Value(_) => false,
-        }
-    }
-
-    /// The value for a message, or its kind if it is long.
-    pub(super) fn describe(&self) -> String {
-        match self {
-            Self::Value(value) => capped(Shown(value)),
-            Self::Children(_) | Self::List(_) => "an array".to_owned(),
-            Self::Child(_) | Self::Content(_) | Self::Object(_) => "an object".to_owned(),
         }
     }
 

@@ -80,6 +80,36 @@ fn concurrent_patches_to_different_elements_both_survive() {
     assert_eq!(ours.node("b").unwrap().attribute("b"), Some(true.into()));
 }
 
+/// The message shows where the values differ, however long they are.
+#[test]
+fn failed_test_shows_both_values() {
+    let mut ours = sample();
+    let mut message = |path: &str, value: &Value| {
+        let patch = json!([{"op": "test", "path": path, "value": value}]);
+        let error = ours.apply_patch(&patch, &mut counter()).unwrap_err();
+        let message = error.to_string();
+        assert!(message.chars().count() < 350, "{message}");
+        let values = message.split_once(": expected ").unwrap().1;
+        let (expected, found) = values.split_once(", found ").unwrap();
+        assert_ne!(expected, found);
+        (expected.to_owned(), found.to_owned())
+    };
+    let mut other = sample().to_json(false)["doc"]["children"].take();
+    other[1]["item"]["s"] = "später".into();
+    let (expected, found) = message("/doc/children", &other);
+    assert!(expected.contains("\"später\"") && !found.contains("später"));
+    assert!(expected.starts_with('…') == found.starts_with('…'));
+    let long = "ö".repeat(10_000);
+    let (expected, _) = message("/doc/title", &json!(long));
+    assert!(
+        expected.starts_with("\"öö") && expected.ends_with("ö…"),
+        "{expected}"
+    );
+    let (expected, found) = message("/doc/children", &json!([]));
+    assert_eq!(expected, "[]");
+    assert!(found.starts_with("[{\"item\": {"), "{found}");
+}
+
 #[test]
 fn failing_operation_changes_nothing_and_is_reported() {
     let mut ours = sample();
@@ -96,6 +126,10 @@ fn failing_operation_changes_nothing_and_is_reported() {
     check(
         json!({"op": "test", "path": "/doc/title", "value": "T"}),
         "operation 1: test failed at \"/doc/title\": expected \"T\", found \"U\"",
+    );
+    check(
+        json!({"op": "test", "path": "/doc/title", "value": ["ü\n", null, {"b": 1, "a": {}}]}),
+        "expected [\"ü\\n\", null, {\"a\": {}, \"b\": 1}], found \"U\"",
     );
     check(
         json!({"op": "remove", "path": "/doc/children/9"}),

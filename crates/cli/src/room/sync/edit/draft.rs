@@ -103,7 +103,7 @@ impl Editor {
         let hint = "set EDITOR to a command that exits with code 0 after editing";
         let ran = tokio::task::spawn_blocking(move || command.status()).await;
         let status = ran.map_err(io::Error::other).flatten().map_err(|error| {
-            Failure::new("can't start the editor")
+            Failure::new(format!("can't start the editor {editor:?}"))
                 .with_exit_code(USAGE)
                 .with_hint(hint)
                 .with_source(error)
@@ -111,7 +111,7 @@ impl Editor {
         if status.success() {
             return Ok(());
         }
-        let message = format!("the editor failed ({status}); nothing was changed");
+        let message = format!("the editor failed ({status}): {editor:?}; nothing was changed");
         let failure = Failure::new(message).with_exit_code(REFUSED);
         Err(failure.with_hint(hint))
     }

@@ -29,6 +29,7 @@ impl Written {
         let update = replaced.map_err(|error| match error {
             ReplaceError::Invalid(violations) => {
                 failure::of_violations(&format!("the edited document {path:?}"), &violations)
+                    .with_hint(failure::INSPECT_HINT)
             }
             error => Failure::new("can't apply the edited file")
                 .with_exit_code(REFUSED)
