@@ -5,8 +5,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use meshagent_store::{
-    DocumentId, Entry, FileHead, FileVersion, ProvenanceRecord, RoomId, Seq, Staging, Store,
-    StoreError, StoreStats, StoredDocument, StoredFile, StoredUpdate, Write, WriteError, Written,
+    Batch, DocumentId, Entry, Epoch, FileHead, FileVersion, ProvenanceRecord, RoomId, Seq, Staging,
+    Store, StoreError, StoreStats, StoredDocument, StoredFile, StoredUpdate, Write, WriteError,
+    Written,
 };
 
 use rusqlite::Connection;
@@ -155,20 +156,25 @@ impl SqliteStore {
 }
 
 impl Store for SqliteStore {
-    fn commit(&self, writes: &[Write]) -> Result<Vec<Result<Written, WriteError>>, StoreError> {
-        self.with_writer(|writer| writer.commit(writes, None))
+    fn commit_batches(
+        &self,
+        writes: &[Write],
+        batches: &[Batch],
+        staging: Option<&Staging>,
+    ) -> Result<Vec<Result<Written, WriteError>>, StoreError> {
+        self.with_writer(|writer| writer.commit(writes, batches, staging))
+    }
+
+    fn take_over(&self, room: &RoomId, from: Option<Epoch>) -> Result<Epoch, StoreError> {
+        self.with_writer(|writer| writer.owners.take_over(room, from))
+    }
+
+    fn release(&self, room: &RoomId, epoch: Epoch) {
+        self.with_writer(|writer| writer.owners.release(room, epoch));
     }
 
     fn stage(&self, writes: &[Write], staging: &Staging) -> Result<bool, StoreError> {
         self.with_writer(|writer| writer.stage(writes, staging))
-    }
-
-    fn commit_staged(
-        &self,
-        writes: &[Write],
-        staging: &Staging,
-    ) -> Result<Vec<Result<Written, WriteError>>, StoreError> {
-        self.with_writer(|writer| writer.commit(writes, Some(staging)))
     }
 
     fn stat(&self, room: &RoomId, path: &str) -> Result<Option<Entry>, StoreError> {

@@ -2,6 +2,7 @@
 //! only itself.
 
 mod batch;
+mod owners;
 mod space;
 mod staging;
 mod wal;
@@ -12,10 +13,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use meshagent_store::{Staging, StoreError, Write, WriteError, Written};
+use meshagent_store::{Batch as Owned, Staging, StoreError, Write, WriteError, Written};
 use rusqlite::Connection;
 
 use self::batch::{Batch, apply_all};
+use self::owners::Owners;
 use self::space::{Space, space_taken};
 use self::staging::StagedBatch;
 use crate::authors::Authors;
@@ -39,6 +41,7 @@ pub(crate) struct Writer {
     path: PathBuf,
     options: Options,
     files: Arc<OpenFiles>,
+    pub(crate) owners: Owners,
     reserve: Reserve,
     page_size: u64,
     is_rescued: bool,
@@ -142,6 +145,7 @@ impl Writer {
             path,
             options,
             files,
+            owners: Owners::default(),
             reserve,
             page_size: session.number("PRAGMA page_size").unwrap_or(PAGE_SIZE),
             is_rescued: false,
@@ -178,10 +182,11 @@ impl Writer {
         }
     }
 
-    /// Commits a batch that may be staged in part.
+    /// Commits the batches of several owners, or one that may be staged in part.
     pub(crate) fn commit(
         &mut self,
         writes: &[Write],
+        batches: &[Owned],
         staging: Option<&Staging>,
     ) -> Result<Vec<Result<Written, WriteError>>, StoreError> {
         self.begin()?;
@@ -189,8 +194,9 @@ impl Writer {
             Some(batch) => batch.staged.clone().ok_or_else(space_taken)?,
             None => Vec::new(),
         };
-        // Writes that failed are set aside, so that the others reach the disk.
-        let mut damaged = BTreeMap::new();
+        // Writes that failed, or are not their owner's any more, are set aside, so that the others
+        // reach the disk.
+        let mut damaged = Owned::fenced(batches, |room| self.owners.epoch(room));
         let (mut attempts, mut is_dry_run_done) = (0, false);
         let mut may_be_in_tail = false;
         let mut space = Space::default();

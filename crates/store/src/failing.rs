@@ -7,9 +7,9 @@ use std::sync::{Mutex, PoisonError};
 use bytes::Bytes;
 
 use crate::{
-    BoxError, DocumentId, Entry, FileHead, FileVersion, ProvenanceRecord, RoomId, Seq, Staging,
-    Store, StoreError, StoreStats, StoredDocument, StoredFile, StoredUpdate, Write, WriteError,
-    Written,
+    Batch, BoxError, DocumentId, Entry, Epoch, FileHead, FileVersion, ProvenanceRecord, RoomId,
+    Seq, Staging, Store, StoreError, StoreStats, StoredDocument, StoredFile, StoredUpdate, Write,
+    WriteError, Written,
 };
 
 /// The ways in which a call fails.
@@ -158,25 +158,34 @@ impl<S: Store> FailingStore<S> {
         }
     }
 
-    fn commit_batch(
+    fn commit_planned(
         &self,
         writes: &[Write],
+        batches: &[Batch],
         staging: Option<&Staging>,
     ) -> Result<Vec<Result<Written, WriteError>>, StoreError> {
         self.commit_with(|store| {
             let refusals = self.refusals(writes);
             if refusals.iter().all(Option::is_none) {
-                return match staging {
-                    Some(staging) => store.commit_staged(writes, staging),
-                    None => store.commit(writes),
-                };
+                return store.commit_batches(writes, batches, staging);
             }
             let kept = writes
                 .iter()
                 .zip(&refusals)
                 .filter(|(_, refusal)| refusal.is_none());
             let kept: Vec<Write> = kept.map(|(write, _)| write.clone()).collect();
-            let mut written = store.commit(&kept)?.into_iter();
+            let mut rest = refusals.iter();
+            let batches: Vec<Batch> = batches
+                .iter()
+                .map(|batch| {
+                    let refusals = rest.by_ref().take(batch.writes);
+                    Batch {
+                        writes: refusals.filter(|refusal| refusal.is_none()).count(),
+                        ..batch.clone()
+                    }
+                })
+                .collect();
+            let mut written = store.commit_batches(&kept, &batches, None)?.into_iter();
             let result = |refusal: Option<WriteError>| match refusal {
                 Some(error) => Some(Err(error)),
                 None => written.next(),
@@ -259,21 +268,26 @@ fn planned() -> BoxError {
 }
 
 impl<S: Store> Store for FailingStore<S> {
-    fn commit(&self, writes: &[Write]) -> Result<Vec<Result<Written, WriteError>>, StoreError> {
-        self.commit_batch(writes, None)
+    fn commit_batches(
+        &self,
+        writes: &[Write],
+        batches: &[Batch],
+        staging: Option<&Staging>,
+    ) -> Result<Vec<Result<Written, WriteError>>, StoreError> {
+        self.commit_planned(writes, batches, staging)
+    }
+
+    fn take_over(&self, room: &RoomId, from: Option<Epoch>) -> Result<Epoch, StoreError> {
+        self.inner.take_over(room, from)
+    }
+
+    fn release(&self, room: &RoomId, epoch: Epoch) {
+        self.inner.release(room, epoch);
     }
 
     fn stage(&self, writes: &[Write], staging: &Staging) -> Result<bool, StoreError> {
         let fault = self.with(|state| state.stages.next());
         self.write_with(fault, |store| store.stage(writes, staging))
-    }
-
-    fn commit_staged(
-        &self,
-        writes: &[Write],
-        staging: &Staging,
-    ) -> Result<Vec<Result<Written, WriteError>>, StoreError> {
-        self.commit_batch(writes, Some(staging))
     }
 
     fn stat(&self, room: &RoomId, path: &str) -> Result<Option<Entry>, StoreError> {

@@ -27,13 +27,13 @@ pub use entry::{
     Entry, EntryKind, FileHead, FileVersion, StoreStats, StoredDocument, StoredFile, StoredUpdate,
 };
 pub use failing::{FailingStore, Fault};
-pub use id::{DocumentId, RoomId, Seq, Timestamp};
+pub use id::{DocumentId, Epoch, RoomId, Seq, Timestamp};
 pub use memory::MemoryStore;
 pub use provenance::{Author, Contribution, OperationRange, ProvenanceRecord};
 pub use reach::{Kinds, Reach};
 pub use reading::{FileReading, FileSum};
 pub use store::{BoxError, Staging, Store, StoreError};
 pub use write::{
-    MAX_TOUCHED_ENTRIES, MAX_TOUCHED_PATH_BYTES, MovedEntry, Removed, Touched, Write, WriteError,
-    Written,
+    Batch, MAX_TOUCHED_ENTRIES, MAX_TOUCHED_PATH_BYTES, MovedEntry, Removed, Touched, Write,
+    WriteError, Written,
 };

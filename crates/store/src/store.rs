@@ -7,8 +7,8 @@ use bytes::Bytes;
 use thiserror::Error;
 
 use crate::{
-    DocumentId, Entry, FileHead, FileVersion, ProvenanceRecord, RoomId, Seq, StoreStats,
-    StoredDocument, StoredFile, StoredUpdate, Write, WriteError, Written,
+    Batch, DocumentId, Entry, Epoch, FileHead, FileVersion, ProvenanceRecord, RoomId, Seq,
+    StoreStats, StoredDocument, StoredFile, StoredUpdate, Write, WriteError, Written,
 };
 
 /// The database's own error, as the source of a [`StoreError`].
@@ -28,41 +28,73 @@ pub trait Store: Send + Sync + Debug {
     /// exists, the batch's further appends to that document, and snapshots of it, are refused
     /// with [`WriteError::Behind`].
     ///
+    /// The first of the writes belong to `batches`, in order. Those of an owner that is no longer
+    /// the present one are refused with [`WriteError::Fenced`]. Further writes belong to programs
+    /// that need no owner, because no server uses the store. If `staging` is given, the writes were
+    /// [staged](Store::stage) under it.
+    ///
     /// # Errors
-    /// No write of the batch was applied. [`StoreError::Unavailable`] and [`StoreError::Full`] may
-    /// be temporary: the same batch can be retried. After [`StoreError::Replaced`], nothing that is
-    /// written will last.
-    fn commit(&self, writes: &[Write]) -> Result<Vec<Result<Written, WriteError>>, StoreError>;
+    /// No write was applied. [`StoreError::Unavailable`] and [`StoreError::Full`] may be temporary:
+    /// the same writes can be retried. After [`StoreError::Replaced`], nothing that is written will
+    /// last. Also [`StoreError::Full`] if other writes needed the space of staged content.
+    fn commit_batches(
+        &self,
+        writes: &[Write],
+        batches: &[Batch],
+        staging: Option<&Staging>,
+    ) -> Result<Vec<Result<Written, WriteError>>, StoreError>;
+
+    /// Commits writes that belong to no owner; see [`Store::commit_batches`].
+    ///
+    /// # Errors
+    /// As [`Store::commit_batches`].
+    fn commit(&self, writes: &[Write]) -> Result<Vec<Result<Written, WriteError>>, StoreError> {
+        self.commit_batches(writes, &[], None)
+    }
+
+    /// Makes the caller the owner of a room, and returns its epoch. From then on, reads see all
+    /// that earlier owners have written, and nothing more that they write is accepted.
+    ///
+    /// With `from`, the caller renews the epoch that it has, so that none of its own earlier writes
+    /// can still arrive.
+    ///
+    /// # Errors
+    /// [`StoreError::Fenced`] if `from` is not the present epoch.
+    fn take_over(&self, room: &RoomId, from: Option<Epoch>) -> Result<Epoch, StoreError>;
+
+    /// Gives up the ownership of a room that ends. An epoch that is no longer the present one is
+    /// ignored.
+    fn release(&self, room: &RoomId, epoch: Epoch) {
+        let _ = (room, epoch);
+    }
 
     /// Stages a large batch: writes some of its content ahead of the commit, for a few
     /// milliseconds, and returns whether all of it is staged.
     ///
     /// While it returns `false`, call it again with the same batch; other commits may run in
-    /// between. [`Store::commit_staged`] is cheap afterwards. Staged content is invisible until
+    /// between. The commit with this `staging` is cheap afterwards. Staged content is invisible until
     /// that commit, and does not outlive the process without it.
     ///
     /// A large batch has more than a few hundred KiB of content. For smaller batches this does
     /// nothing, nor does it for a store to which batches of any size cost little.
     ///
     /// # Errors
-    /// As [`Store::commit`]: the batch fails. Dropping `staging` frees the space.
+    /// As [`Store::commit_batches`]: the batch fails. Dropping `staging` frees the space.
     fn stage(&self, writes: &[Write], staging: &Staging) -> Result<bool, StoreError> {
         let _ = (writes, staging);
         Ok(true)
     }
 
-    /// Commits a batch as [`Store::commit`] does, after it was [staged](Store::stage).
+    /// Commits writes that belong to no owner, after they were [staged](Store::stage).
     ///
     /// # Errors
-    /// As [`Store::commit`]. Also [`StoreError::Full`] if other writes needed the space of the
-    /// staged content.
+    /// As [`Store::commit_batches`].
     fn commit_staged(
         &self,
         writes: &[Write],
         staging: &Staging,
     ) -> Result<Vec<Result<Written, WriteError>>, StoreError> {
-        let _ = staging;
-        self.commit(writes)
+        self.commit_batches(writes, &[], Some(staging))
     }
 
     /// Returns the entry at `path`. A document or file takes precedence over a folder of the same
@@ -226,20 +258,25 @@ impl Staging {
 }
 
 impl<S: Store + ?Sized> Store for Arc<S> {
-    fn commit(&self, writes: &[Write]) -> Result<Vec<Result<Written, WriteError>>, StoreError> {
-        (**self).commit(writes)
+    fn commit_batches(
+        &self,
+        writes: &[Write],
+        batches: &[Batch],
+        staging: Option<&Staging>,
+    ) -> Result<Vec<Result<Written, WriteError>>, StoreError> {
+        (**self).commit_batches(writes, batches, staging)
+    }
+
+    fn take_over(&self, room: &RoomId, from: Option<Epoch>) -> Result<Epoch, StoreError> {
+        (**self).take_over(room, from)
+    }
+
+    fn release(&self, room: &RoomId, epoch: Epoch) {
+        (**self).release(room, epoch);
     }
 
     fn stage(&self, writes: &[Write], staging: &Staging) -> Result<bool, StoreError> {
         (**self).stage(writes, staging)
-    }
-
-    fn commit_staged(
-        &self,
-        writes: &[Write],
-        staging: &Staging,
-    ) -> Result<Vec<Result<Written, WriteError>>, StoreError> {
-        (**self).commit_staged(writes, staging)
     }
 
     fn stat(&self, room: &RoomId, path: &str) -> Result<Option<Entry>, StoreError> {
@@ -352,6 +389,12 @@ pub enum StoreError {
         document: Option<DocumentId>,
         /// A description of the damage.
         what: String,
+    },
+    /// The caller is no longer the owner of the room.
+    #[error("another writer has taken over the room, in epoch {epoch}")]
+    Fenced {
+        /// The epoch of the present owner.
+        epoch: Epoch,
     },
     /// The disk is full. Deleting entries, or a larger disk, helps.
     #[error("the disk is full")]

@@ -4,8 +4,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bytes::Bytes;
 use meshagent_store::{
-    DocumentId, Entry, FailingStore, Fault, FileHead, FileVersion, MemoryStore, ProvenanceRecord,
-    Reach, RoomId, Seq, Staging, StoreStats, StoredDocument, StoredFile, StoredUpdate, Timestamp,
+    Batch, DocumentId, Entry, Epoch, FailingStore, Fault, FileHead, FileVersion, MemoryStore,
+    ProvenanceRecord, Reach, RoomId, Seq, Staging, StoreStats, StoredDocument, StoredFile,
+    StoredUpdate, Timestamp,
 };
 
 use super::*;
@@ -83,8 +84,17 @@ impl HeldLog {
 }
 
 impl Store for HeldLog {
-    fn commit(&self, writes: &[Write]) -> Result<Vec<WriteResult>, StoreError> {
-        self.inner.commit(writes)
+    fn take_over(&self, room: &RoomId, from: Option<Epoch>) -> Result<Epoch, StoreError> {
+        self.inner.take_over(room, from)
+    }
+
+    fn commit_batches(
+        &self,
+        writes: &[Write],
+        batches: &[Batch],
+        _staging: Option<&Staging>,
+    ) -> Result<Vec<WriteResult>, StoreError> {
+        self.inner.commit_batches(writes, batches, None)
     }
     fn stat(&self, room: &RoomId, path: &str) -> Result<Option<Entry>, StoreError> {
         self.inner.stat(room, path)

@@ -14,7 +14,8 @@ use meshagent_document::merge_updates;
 use meshagent_ledger::{Held, Kind};
 use meshagent_protocol::Content;
 use meshagent_store::{
-    Contribution, DocumentId, EntryKind, MovedEntry, Removed, Timestamp, Write, WriteError, Written,
+    Contribution, DocumentId, EntryKind, MovedEntry, Removed, Seq, Timestamp, Write, WriteError,
+    Written,
 };
 
 use self::refusals::{gone, read_again};
@@ -149,7 +150,7 @@ impl Room {
         let later_bytes = later_bytes.sum();
         self.in_flight_bytes = std::mem::replace(&mut self.staged_bytes, later_bytes) - later_bytes;
         let count = staged.len();
-        let (writes, flights): (Vec<Write>, Vec<Flight>) = gather(staged)
+        let (mut writes, flights): (Vec<Write>, Vec<Flight>) = gather(staged)
             .into_iter()
             .map(|(write, thens, held)| {
                 let flight = Flight {
@@ -165,7 +166,25 @@ impl Room {
             .merged_updates
             .inc_by((count - writes.len()) as u64);
         self.in_flight = Some(flights);
+        self.expect_ends(&mut writes);
         Some(writes)
+    }
+
+    /// Names in each append and snapshot where the log of its document ends by then.
+    fn expect_ends(&mut self, writes: &mut [Write]) {
+        for write in writes {
+            let (document, end, appended) = match write {
+                Write::Append { document, end, .. } => (*document, end, 1),
+                Write::Snapshot { document, end, .. } => (*document, end, 0),
+                _ => continue,
+            };
+            // The updates of a document that is no longer open have been refused.
+            let log_end = self
+                .documents
+                .get_mut(document)
+                .map_or(Seq(u64::MAX), |document| document.extend_log(appended));
+            *end = Some(log_end);
+        }
     }
 
     /// Returns the staged writes of a room that ends. The outcome of the batch in flight no longer
@@ -306,7 +325,7 @@ impl Room {
                 Ok(Written::Created { document: id, seq }),
             ) => {
                 document.id = id;
-                document.last_seq = seq;
+                document.set_log_end(seq);
                 document.idle_since = Some(self.now);
                 document.stored.appended(document.bytes, false);
                 self.announce_updated(&path, EntryKind::Document, creator.conn());

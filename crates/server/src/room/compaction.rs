@@ -274,6 +274,7 @@ impl Room {
         // contains them, too.
         let write = Write::Snapshot {
             document: id,
+            end: None,
             through: document.last_seq,
             state: Bytes::from(state),
             fold_before: self.provenance_horizon(),

@@ -446,6 +446,7 @@ impl Room {
         document.head += 1;
         let write = Write::Append {
             document: id,
+            end: None,
             update: repair.update.clone().into(),
             contributions: vec![contribution],
             at: self.now,

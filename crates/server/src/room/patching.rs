@@ -132,6 +132,7 @@ impl Room {
         }
         let write = Write::Append {
             document: id,
+            end: None,
             update,
             contributions,
             at: self.now,

@@ -459,6 +459,7 @@ impl Room {
         };
         let write = Write::Append {
             document: id,
+            end: None,
             update,
             contributions: vec![Contribution {
                 author,

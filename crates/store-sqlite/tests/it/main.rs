@@ -171,6 +171,7 @@ fn created(store: &dyn Store, path: &str) -> DocumentId {
 fn append(document: DocumentId, update: &[u8]) -> Write {
     Write::Append {
         document,
+        end: None,
         update: update.to_vec().into(),
         contributions: vec![contribution("bob")],
         at: Timestamp(0),
@@ -180,6 +181,7 @@ fn append(document: DocumentId, update: &[u8]) -> Write {
 fn snapshot(document: DocumentId, through: u64, state: &[u8]) -> Write {
     Write::Snapshot {
         document,
+        end: None,
         through: Seq(through),
         state: state.to_vec().into(),
         fold_before: Timestamp(i64::MIN),

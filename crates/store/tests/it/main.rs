@@ -89,12 +89,14 @@ fn failing_store_refuses_writes_behind_a_refused_update() {
     store.commit(&[create("a"), create("ä")]).unwrap();
     let append = |document, update: &'static str| Write::Append {
         document: DocumentId(document),
+        end: None,
         update: update.into(),
         contributions: Vec::new(),
         at: Timestamp(0),
     };
     let snapshot = |document| Write::Snapshot {
         document: DocumentId(document),
+        end: None,
         through: Seq(1),
         state: "state".into(),
         fold_before: Timestamp(0),
