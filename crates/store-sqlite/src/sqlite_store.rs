@@ -19,6 +19,7 @@ use crate::open::{
     DATABASE_FILE, DirectoryLock, Found, LOCK_FILE, OpenError, Opened, Options, first_mark,
     lock_directory, mark_closed, mark_open, open_database, open_keeper,
 };
+use crate::owners::Owners;
 use crate::provenance;
 use crate::read;
 use crate::readers::Readers;
@@ -33,6 +34,7 @@ pub struct SqliteStore {
     readers: Readers,
     writer: Mutex<Writer>,
     files: Arc<OpenFiles>,
+    owners: Owners,
     found: Found,
     unsealed: Option<String>,
     // Closed after the other connections.
@@ -117,6 +119,7 @@ impl SqliteStore {
         Ok(Self {
             readers: Readers::new(path, Arc::clone(&files)),
             writer: Mutex::new(writer),
+            owners: Owners::default(),
             found,
             unsealed: unsealed.map(|error| error.to_string()),
             keeper: Mutex::new(keeper),
@@ -162,15 +165,18 @@ impl Store for SqliteStore {
         batches: &[Batch],
         staging: Option<&Staging>,
     ) -> Result<Vec<Result<Written, WriteError>>, StoreError> {
-        self.with_writer(|writer| writer.commit(writes, batches, staging))
+        self.with_writer(|writer| {
+            let (fenced, _committing) = self.owners.begin(batches);
+            writer.commit(writes, fenced, staging)
+        })
     }
 
     fn take_over(&self, room: &RoomId, from: Option<Epoch>) -> Result<Epoch, StoreError> {
-        self.with_writer(|writer| writer.owners.take_over(room, from))
+        self.owners.take_over(room, from)
     }
 
     fn release(&self, room: &RoomId, epoch: Epoch) {
-        self.with_writer(|writer| writer.owners.release(room, epoch));
+        self.owners.release(room, epoch);
     }
 
     fn stage(&self, writes: &[Write], staging: &Staging) -> Result<bool, StoreError> {

@@ -2,7 +2,6 @@
 //! only itself.
 
 mod batch;
-mod owners;
 mod space;
 mod staging;
 mod wal;
@@ -13,11 +12,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use meshagent_store::{Batch as Owned, Staging, StoreError, Write, WriteError, Written};
+use meshagent_store::{Staging, StoreError, Write, WriteError, Written};
 use rusqlite::Connection;
 
 use self::batch::{Batch, apply_all};
-use self::owners::Owners;
 use self::space::{Space, space_taken};
 use self::staging::StagedBatch;
 use crate::authors::Authors;
@@ -41,7 +39,6 @@ pub(crate) struct Writer {
     path: PathBuf,
     options: Options,
     files: Arc<OpenFiles>,
-    pub(crate) owners: Owners,
     reserve: Reserve,
     page_size: u64,
     is_rescued: bool,
@@ -145,7 +142,6 @@ impl Writer {
             path,
             options,
             files,
-            owners: Owners::default(),
             reserve,
             page_size: session.number("PRAGMA page_size").unwrap_or(PAGE_SIZE),
             is_rescued: false,
@@ -186,7 +182,7 @@ impl Writer {
     pub(crate) fn commit(
         &mut self,
         writes: &[Write],
-        batches: &[Owned],
+        fenced: BTreeMap<usize, WriteError>,
         staging: Option<&Staging>,
     ) -> Result<Vec<Result<Written, WriteError>>, StoreError> {
         self.begin()?;
@@ -196,7 +192,7 @@ impl Writer {
         };
         // Writes that failed, or are not their owner's any more, are set aside, so that the others
         // reach the disk.
-        let mut damaged = Owned::fenced(batches, |room| self.owners.epoch(room));
+        let mut damaged = fenced;
         let (mut attempts, mut is_dry_run_done) = (0, false);
         let mut may_be_in_tail = false;
         let mut space = Space::default();

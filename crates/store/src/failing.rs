@@ -18,13 +18,14 @@ use crate::{
 pub enum Fault {
     /// The call fails with [`StoreError::Corrupt`] and has no effect.
     Corrupt,
+    /// The commit fails with [`StoreError::Unknown`] and has no effect.
+    Dropped,
     /// The call fails with [`StoreError::Full`] and has no effect.
     Full,
-    /// The call fails with [`StoreError::Unavailable`] although it took effect, as if the process
-    /// ended before it returned.
-    ///
-    /// A real store never does this while it runs, so a test that plans it restarts the
-    /// caller next.
+    /// The commit fails with [`StoreError::Unknown`], and takes effect when [`FailingStore::land`]
+    /// is called.
+    Late,
+    /// The commit fails with [`StoreError::Unknown`] although it took effect.
     Lost,
     /// The call fails with [`StoreError::Unavailable`] and has no effect.
     Unavailable,
@@ -51,6 +52,7 @@ struct State {
     appends: u64,
     refused: Vec<Range<u64>>,
     refused_updates: VecDeque<(DocumentId, Bytes)>,
+    late: Vec<(Vec<Write>, Vec<Batch>)>,
 }
 
 #[derive(Debug, Default)]
@@ -96,6 +98,18 @@ impl<S: Store> FailingStore<S> {
     /// Returns the appends that were refused since the last call, or the latest of them.
     pub fn take_refused(&self) -> Vec<(DocumentId, Bytes)> {
         self.with(|state| state.refused_updates.drain(..).collect())
+    }
+
+    /// Makes the commits arrive that are late, and returns their results.
+    ///
+    /// # Errors
+    /// The wrapped store fails.
+    pub fn land(&self) -> Result<Vec<Result<Written, WriteError>>, StoreError> {
+        let mut results = Vec::new();
+        for (writes, batches) in self.with(|state| std::mem::take(&mut state.late)) {
+            results.extend(self.inner.commit_batches(&writes, &batches, None)?);
+        }
+        Ok(results)
     }
 
     /// Cancels all planned failures.
@@ -150,8 +164,9 @@ impl<S: Store> FailingStore<S> {
             None => f(&self.inner),
             Some(Fault::Lost) => {
                 f(&self.inner)?;
-                Err(StoreError::Unavailable(planned()))
+                Err(StoreError::Unknown(planned()))
             }
+            Some(Fault::Dropped | Fault::Late) => Err(StoreError::Unknown(planned())),
             Some(Fault::Corrupt) => Err(corrupt()),
             Some(Fault::Full) => Err(StoreError::Full(planned())),
             Some(Fault::Unavailable) => Err(StoreError::Unavailable(planned())),
@@ -164,7 +179,11 @@ impl<S: Store> FailingStore<S> {
         batches: &[Batch],
         staging: Option<&Staging>,
     ) -> Result<Vec<Result<Written, WriteError>>, StoreError> {
-        self.commit_with(|store| {
+        let fault = self.with(|state| state.commits.next());
+        if fault == Some(Fault::Late) {
+            self.with(|state| state.late.push((writes.to_vec(), batches.to_vec())));
+        }
+        self.write_with(fault, |store| {
             let refusals = self.refusals(writes);
             if refusals.iter().all(Option::is_none) {
                 return store.commit_batches(writes, batches, staging);
@@ -236,7 +255,9 @@ impl<S: Store> FailingStore<S> {
             None => f(&self.inner),
             Some(Fault::Corrupt) => Err(corrupt()),
             Some(Fault::Full) => Err(StoreError::Full(planned())),
-            Some(Fault::Lost | Fault::Unavailable) => Err(StoreError::Unavailable(planned())),
+            Some(Fault::Dropped | Fault::Late | Fault::Lost | Fault::Unavailable) => {
+                Err(StoreError::Unavailable(planned()))
+            }
         }
     }
 }

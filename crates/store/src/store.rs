@@ -16,7 +16,7 @@ pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Storage for the documents and files of rooms.
 ///
-/// All calls block. Reads see every commit that returned before they began.
+/// All calls block; [`AsyncStore`](crate::AsyncStore) is the form whose calls may wait. Reads see every commit that returned before they began.
 pub trait Store: Send + Sync + Debug {
     /// Applies `writes` in order, in one transaction, and returns one result for each.
     ///
@@ -36,7 +36,8 @@ pub trait Store: Send + Sync + Debug {
     /// # Errors
     /// No write was applied. [`StoreError::Unavailable`] and [`StoreError::Full`] may be temporary:
     /// the same writes can be retried. After [`StoreError::Replaced`], nothing that is written will
-    /// last. Also [`StoreError::Full`] if other writes needed the space of staged content.
+    /// last. Also [`StoreError::Full`] if other writes needed the space of staged content. After
+    /// [`StoreError::Unknown`] alone, writes may have been applied, or may still be.
     fn commit_batches(
         &self,
         writes: &[Write],
@@ -257,113 +258,135 @@ impl Staging {
     }
 }
 
-impl<S: Store + ?Sized> Store for Arc<S> {
-    fn commit_batches(
-        &self,
-        writes: &[Write],
-        batches: &[Batch],
-        staging: Option<&Staging>,
-    ) -> Result<Vec<Result<Written, WriteError>>, StoreError> {
-        (**self).commit_batches(writes, batches, staging)
-    }
+/// Forwards all calls through a pointer.
+macro_rules! forward {
+    ($pointer:ty) => {
+        impl<S: Store + ?Sized> Store for $pointer {
+            fn commit_batches(
+                &self,
+                writes: &[Write],
+                batches: &[Batch],
+                staging: Option<&Staging>,
+            ) -> Result<Vec<Result<Written, WriteError>>, StoreError> {
+                (**self).commit_batches(writes, batches, staging)
+            }
 
-    fn take_over(&self, room: &RoomId, from: Option<Epoch>) -> Result<Epoch, StoreError> {
-        (**self).take_over(room, from)
-    }
+            fn take_over(&self, room: &RoomId, from: Option<Epoch>) -> Result<Epoch, StoreError> {
+                (**self).take_over(room, from)
+            }
 
-    fn release(&self, room: &RoomId, epoch: Epoch) {
-        (**self).release(room, epoch);
-    }
+            fn release(&self, room: &RoomId, epoch: Epoch) {
+                (**self).release(room, epoch);
+            }
 
-    fn stage(&self, writes: &[Write], staging: &Staging) -> Result<bool, StoreError> {
-        (**self).stage(writes, staging)
-    }
+            fn stage(&self, writes: &[Write], staging: &Staging) -> Result<bool, StoreError> {
+                (**self).stage(writes, staging)
+            }
 
-    fn stat(&self, room: &RoomId, path: &str) -> Result<Option<Entry>, StoreError> {
-        (**self).stat(room, path)
-    }
+            fn stat(&self, room: &RoomId, path: &str) -> Result<Option<Entry>, StoreError> {
+                (**self).stat(room, path)
+            }
 
-    fn list(
-        &self,
-        room: &RoomId,
-        folder: &str,
-        max: usize,
-    ) -> Result<Option<Vec<Entry>>, StoreError> {
-        (**self).list(room, folder, max)
-    }
+            fn list(
+                &self,
+                room: &RoomId,
+                folder: &str,
+                max: usize,
+            ) -> Result<Option<Vec<Entry>>, StoreError> {
+                (**self).list(room, folder, max)
+            }
 
-    fn load(&self, room: &RoomId, path: &str) -> Result<Option<StoredDocument>, StoreError> {
-        (**self).load(room, path)
-    }
+            fn load(
+                &self,
+                room: &RoomId,
+                path: &str,
+            ) -> Result<Option<StoredDocument>, StoreError> {
+                (**self).load(room, path)
+            }
 
-    fn load_by_id(&self, document: DocumentId) -> Result<Option<StoredDocument>, StoreError> {
-        (**self).load_by_id(document)
-    }
+            fn load_by_id(
+                &self,
+                document: DocumentId,
+            ) -> Result<Option<StoredDocument>, StoreError> {
+                (**self).load_by_id(document)
+            }
 
-    fn load_since(
-        &self,
-        document: DocumentId,
-        after: Seq,
-    ) -> Result<Vec<StoredUpdate>, StoreError> {
-        (**self).load_since(document, after)
-    }
+            fn load_since(
+                &self,
+                document: DocumentId,
+                after: Seq,
+            ) -> Result<Vec<StoredUpdate>, StoreError> {
+                (**self).load_since(document, after)
+            }
 
-    fn follow(
-        &self,
-        document: DocumentId,
-        after: Seq,
-        limit: usize,
-    ) -> Result<Vec<StoredUpdate>, StoreError> {
-        (**self).follow(document, after, limit)
-    }
+            fn follow(
+                &self,
+                document: DocumentId,
+                after: Seq,
+                limit: usize,
+            ) -> Result<Vec<StoredUpdate>, StoreError> {
+                (**self).follow(document, after, limit)
+            }
 
-    fn provenance(&self, document: DocumentId) -> Result<Vec<ProvenanceRecord>, StoreError> {
-        (**self).provenance(document)
-    }
+            fn provenance(
+                &self,
+                document: DocumentId,
+            ) -> Result<Vec<ProvenanceRecord>, StoreError> {
+                (**self).provenance(document)
+            }
 
-    fn read_file(&self, room: &RoomId, path: &str) -> Result<Option<StoredFile>, StoreError> {
-        (**self).read_file(room, path)
-    }
+            fn read_file(
+                &self,
+                room: &RoomId,
+                path: &str,
+            ) -> Result<Option<StoredFile>, StoreError> {
+                (**self).read_file(room, path)
+            }
 
-    fn open_file(&self, room: &RoomId, path: &str) -> Result<Option<FileHead>, StoreError> {
-        (**self).open_file(room, path)
-    }
+            fn open_file(&self, room: &RoomId, path: &str) -> Result<Option<FileHead>, StoreError> {
+                (**self).open_file(room, path)
+            }
 
-    fn read_file_range(
-        &self,
-        room: &RoomId,
-        path: &str,
-        version: FileVersion,
-        start: u64,
-        length: usize,
-    ) -> Result<Option<Bytes>, StoreError> {
-        (**self).read_file_range(room, path, version, start, length)
-    }
+            fn read_file_range(
+                &self,
+                room: &RoomId,
+                path: &str,
+                version: FileVersion,
+                start: u64,
+                length: usize,
+            ) -> Result<Option<Bytes>, StoreError> {
+                (**self).read_file_range(room, path, version, start, length)
+            }
 
-    fn check(&self) -> Result<(), StoreError> {
-        (**self).check()
-    }
+            fn check(&self) -> Result<(), StoreError> {
+                (**self).check()
+            }
 
-    fn stats(&self) -> Result<StoreStats, StoreError> {
-        (**self).stats()
-    }
+            fn stats(&self) -> Result<StoreStats, StoreError> {
+                (**self).stats()
+            }
 
-    fn tend(&self) -> Result<(), StoreError> {
-        (**self).tend()
-    }
+            fn tend(&self) -> Result<(), StoreError> {
+                (**self).tend()
+            }
 
-    fn free_some(&self) -> Result<bool, StoreError> {
-        (**self).free_some()
-    }
+            fn free_some(&self) -> Result<bool, StoreError> {
+                (**self).free_some()
+            }
 
-    fn erase(&self) -> Result<bool, StoreError> {
-        (**self).erase()
-    }
+            fn erase(&self) -> Result<bool, StoreError> {
+                (**self).erase()
+            }
 
-    fn log_bytes(&self) -> u64 {
-        (**self).log_bytes()
-    }
+            fn log_bytes(&self) -> u64 {
+                (**self).log_bytes()
+            }
+        }
+    };
 }
+
+forward!(&S);
+forward!(Arc<S>);
 
 /// An error of a store.
 #[derive(Debug, Error)]
@@ -414,6 +437,10 @@ pub enum StoreError {
         "the database was deleted or replaced while in use: restart the server to save anything"
     )]
     Replaced(#[source] BoxError),
+    /// The writes may have been stored, may still be stored, or may never be. Before a retry, take
+    /// the room over, then look at what is stored.
+    #[error("the store did not say whether it has stored the writes")]
+    Unknown(#[source] BoxError),
     /// The store is busy, or its disk or network fails; a retry may succeed.
     #[error("the store is temporarily unavailable")]
     Unavailable(#[source] BoxError),

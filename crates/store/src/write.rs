@@ -346,6 +346,9 @@ pub enum WriteError {
         /// The path that the move would make.
         path: String,
     },
+    /// The outcome of the write was unknown at first, and it is not stored.
+    #[error("storage failed, and nothing of this was saved; try again")]
+    NotStored,
     /// The path is a folder.
     #[error("{path:?} is a folder: set the recursive flag to delete it")]
     RecursiveRequired {

@@ -4,7 +4,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
-use meshagent_store::{Store, StoreError, Written};
+use meshagent_store::{AsyncStore, StoreError, Written, block_on};
 use tokio::sync::oneshot;
 
 use super::{BatchResult, Outcome, with_causes};
@@ -71,8 +71,8 @@ impl Held {
     }
 
     /// Frees some space in the store.
-    pub(super) fn free_some(&mut self, store: &dyn Store) {
-        let freed = catch_unwind(AssertUnwindSafe(|| store.free_some()))
+    pub(super) fn free_some(&mut self, store: &dyn AsyncStore) {
+        let freed = catch_unwind(AssertUnwindSafe(|| block_on(store.free_some())))
             .unwrap_or_else(|_| Err(StoreError::Unavailable("the store panicked".into())));
         if let Err(error) = &freed {
             tracing::warn!(error = %with_causes(error), "space of what was deleted can't be freed \
@@ -93,8 +93,8 @@ impl Held {
     }
 
     /// Erases what the store can erase, and sends the answers that are due.
-    pub(super) fn erase(&mut self, store: &dyn Store, now: Instant) {
-        let erased = catch_unwind(AssertUnwindSafe(|| store.erase()))
+    pub(super) fn erase(&mut self, store: &dyn AsyncStore, now: Instant) {
+        let erased = catch_unwind(AssertUnwindSafe(|| block_on(store.erase())))
             .unwrap_or_else(|_| Err(StoreError::Unavailable("the store panicked".into())));
         if matches!(erased, Ok(true)) {
             self.is_given_up = false;

@@ -81,8 +81,6 @@ pub(super) struct Document {
     /// `recent` has every visible change after this version.
     recent_floor: Version,
     pub(super) last_seq: Seq,
-    /// The end of the log after everything that was handed to the committer.
-    log_end: Seq,
     /// The sizes of the snapshot and the log in the store.
     pub(super) stored: Stored,
     /// Bytes of the merged state: an upper bound.
@@ -202,7 +200,6 @@ impl Document {
             recent_bytes: 0,
             recent_floor: 0,
             last_seq,
-            log_end: last_seq,
             stored: Stored::default(),
             bytes: 0,
             measured: None,
@@ -312,19 +309,6 @@ impl Document {
         true
     }
 
-    /// Sets where the log ends, when nothing of it is in flight.
-    pub(super) fn set_log_end(&mut self, seq: Seq) {
-        self.last_seq = seq;
-        self.log_end = seq;
-    }
-
-    /// Counts updates that are handed to the committer. Returns the end of the log before them.
-    pub(super) fn extend_log(&mut self, updates: u64) -> Seq {
-        let end = self.log_end;
-        self.log_end.0 += updates;
-        end
-    }
-
     /// Replaces the replica after a failed commit. Readers stay, because they have seen only
     /// durable versions.
     pub(super) fn reload(&mut self, fresh: Self) {
@@ -335,7 +319,7 @@ impl Document {
         self.stored = fresh.stored;
         // A commit that was reported as failed may have reached the disk.
         let is_more = fresh.last_seq > self.last_seq;
-        self.set_log_end(fresh.last_seq);
+        self.last_seq = fresh.last_seq;
         let is_missed = is_more || had_gap;
         if is_missed {
             // No change in `recent` has this, so readers receive the full state.

@@ -36,8 +36,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use meshagent_store::conformance::{self, Subject};
 use meshagent_store::{
-    Author, Contribution, DocumentId, FileReading, OperationRange, RoomId, Seq, Store, StoreError,
-    Timestamp, Write, Written,
+    Author, Contribution, DocumentId, Embedded, FileReading, OperationRange, RoomId, Seq, Store,
+    StoreError, Timestamp, Write, Written, block_on,
 };
 use meshagent_store_sqlite::{DATABASE_FILE, Durability, Options, SqliteStore};
 use rusqlite::Connection;
@@ -95,7 +95,8 @@ fn read_in_parts(store: &SqliteStore, path: &str, length: usize) -> Result<Vec<u
     let mut reading = FileReading::new(&head);
     let mut data = Vec::new();
     while reading.remaining() > 0 {
-        data.extend(reading.next(store, &room(), path, length)?.unwrap());
+        let part = block_on(reading.next(&Embedded(store), &room(), path, length));
+        data.extend(part?.unwrap());
     }
     Ok(data)
 }

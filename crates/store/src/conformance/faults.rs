@@ -81,7 +81,7 @@ pub fn run_faulty<S: Subject>(make: impl Fn() -> S, seed: u64, batches: usize) {
                 let expected = model.commit(&writes).expect("the model never fails");
                 match result {
                     Ok(results) => ids.translate_results(&writes, results, expected, &context),
-                    Err(StoreError::Unavailable(_)) if lost => {}
+                    Err(StoreError::Unknown(_)) if lost => {}
                     Err(error) => panic!("{context}: {error:?}"),
                 }
                 if !lost && random.below(10) == 0 {

@@ -176,6 +176,18 @@ impl Ids {
                     through,
                 })
             }
+            Err(WriteError::Behind { document }) => Err(WriteError::Behind {
+                document: ours(document),
+            }),
+            Err(WriteError::WrongEnd {
+                document,
+                end,
+                expected,
+            }) => Err(WriteError::WrongEnd {
+                document: ours(document),
+                end,
+                expected,
+            }),
             other => other,
         }
     }

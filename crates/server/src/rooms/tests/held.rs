@@ -6,7 +6,7 @@ use std::sync::mpsc;
 use bytes::Bytes;
 use meshagent_store::{
     Batch, DocumentId, Entry, Epoch, FileHead, FileSum, FileVersion, MemoryStore, Seq, Staging,
-    StoreStats, StoredDocument, StoredFile, StoredUpdate, Write, WriteError, Written,
+    Store, StoreStats, StoredDocument, StoredFile, StoredUpdate, Write, WriteError, Written,
 };
 
 use super::super::*;
