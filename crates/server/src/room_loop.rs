@@ -385,6 +385,12 @@ impl RoomLoop {
         self.begin(Turn::Committed(result, took));
     }
 
+    /// Ends the room, because it has another owner.
+    #[cfg(feature = "simulation")]
+    pub(crate) fn lose(&mut self) {
+        self.is_lost = true;
+    }
+
     /// Hands in the result of a read.
     pub(crate) fn fetched(&mut self, number: u64, brought: Brought) {
         self.fetching = self.fetching.saturating_sub(1);

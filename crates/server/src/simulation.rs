@@ -363,6 +363,14 @@ impl SimServer {
         answered
     }
 
+    /// Ends a room, because another server owns it.
+    pub fn end_lease(&mut self, room: &str) {
+        if let Some(state) = self.rooms.get_mut(room) {
+            state.room.lose();
+        }
+        self.run(room);
+    }
+
     fn instant(&self) -> Instant {
         let (instant, then) = self.started;
         let millis = self.now.0.saturating_sub(then.0);

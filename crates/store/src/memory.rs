@@ -63,7 +63,7 @@ impl Store for MemoryStore {
                 (None, _) => state.apply(write),
             };
             if let (Write::Append { document, .. }, Err(error)) = (write, &result)
-                && !matches!(error, WriteError::NoSuchDocument { .. })
+                && error.breaks_document()
             {
                 broken.insert(*document);
             }

@@ -25,8 +25,8 @@ pub trait Store: Send + Sync + Debug {
     ///
     /// A refused write affects only itself, with one exception: a later update of a document
     /// builds on the earlier ones. If a [`Write::Append`] is refused although its document
-    /// exists, the batch's further appends to that document, and snapshots of it, are refused
-    /// with [`WriteError::Behind`].
+    /// exists and its owner is the present one, the further appends to that document, and
+    /// snapshots of it, are refused with [`WriteError::Behind`].
     ///
     /// The first of the writes belong to `batches`, in order. Those of an owner that is no longer
     /// the present one are refused with [`WriteError::Fenced`]. Further writes belong to programs

@@ -402,3 +402,13 @@ pub enum WriteError {
         max_bytes: u64,
     },
 }
+
+impl WriteError {
+    /// Returns whether the refusal of an append with this error refuses what follows it in the same
+    /// commit for the same document. What the present owner writes does not build on what is
+    /// fenced.
+    #[must_use]
+    pub fn breaks_document(&self) -> bool {
+        !matches!(self, Self::Fenced { .. } | Self::NoSuchDocument { .. })
+    }
+}

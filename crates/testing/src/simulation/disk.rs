@@ -317,9 +317,8 @@ impl Store for LogStore {
             }
         }
         let mut results = self.memory.commit_batches(&kept, &batches, None)?;
-        // The log is replayed without owners.
-        let is_fenced = |result: &_| matches!(result, Err(WriteError::Fenced { .. }));
-        let mut is_kept = results.iter().map(|result| !is_fenced(result));
+        // The log is replayed without owners, so it has only what took effect.
+        let mut is_kept = results.iter().map(Result::is_ok);
         kept.retain(|_| is_kept.next().unwrap_or(true));
         disk.append(&kept);
         let late = self.bug == StoreBug::EarlyAnswer && !disk.commits.is_multiple_of(4);
