@@ -1,5 +1,5 @@
 //! The committer: one thread that commits the batches of all rooms to the store in transactions,
-//! and answers each room.
+//! and answers each room. For a store whose calls may wait, see `waiting.rs`.
 
 mod deletions;
 mod held;
@@ -8,6 +8,7 @@ mod owner;
 mod repeats;
 mod turns;
 mod unknown;
+mod waiting;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -28,6 +29,8 @@ use self::turns::{Large, Turn, Turns};
 use self::unknown::Unknown;
 #[cfg(test)]
 pub(crate) use self::unknown::commit_and_look;
+#[cfg(test)]
+pub(crate) use self::waiting::tests::Gated;
 use crate::health::{Health, Obstacle};
 use crate::metrics::Metrics;
 
@@ -80,9 +83,16 @@ impl Committer {
         let health = Arc::new(Health::new());
         let thread = {
             let health = Arc::clone(&health);
-            std::thread::Builder::new()
-                .name("committer".into())
-                .spawn(move || run(queue, store.as_ref(), &metrics, &health))?
+            let thread = std::thread::Builder::new().name("committer".into());
+            if store.blocks() {
+                thread.spawn(move || run(queue, store.as_ref(), &metrics, &health))?
+            } else {
+                let runtime = tokio::runtime::Builder::new_current_thread()
+                    .enable_all()
+                    .build()?;
+                let run = waiting::run(queue, store, metrics, Arc::clone(&health));
+                thread.spawn(move || runtime.block_on(run))?
+            }
         };
         Ok((Self { jobs, health }, thread))
     }

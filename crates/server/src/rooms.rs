@@ -519,7 +519,7 @@ async fn committed(committing: &mut Option<oneshot::Receiver<Outcome>>) -> Outco
         return std::future::pending().await;
     };
     outcome.await.unwrap_or_else(|_| {
-        let error = StoreError::Unavailable("the committer has stopped".into());
+        let error = StoreError::Unknown("the committer has stopped".into());
         (Err(Arc::new(error)), Duration::ZERO)
     })
 }

@@ -69,14 +69,14 @@ impl Server {
     /// # Errors
     /// If the operating system provides no randomness or no thread, or the store can't be read.
     pub fn new(config: Config, store: Arc<dyn Store>, key: ApiKey) -> Result<Self, StartError> {
-        Self::with_store(config, Arc::new(Embedded(store)), key)
+        Self::with_async_store(config, Arc::new(Embedded(store)), key)
     }
 
     /// Creates a server for a store whose calls may wait.
     ///
     /// # Errors
     /// As [`Server::new`].
-    fn with_store(
+    pub fn with_async_store(
         config: Config,
         store: Arc<dyn AsyncStore>,
         key: ApiKey,

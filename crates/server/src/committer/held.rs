@@ -12,7 +12,7 @@ use super::{BatchResult, Outcome, with_causes};
 /// How long an answer is held at most. After this time something outside of the server, such as a
 /// backup, holds the store's log. Until that has ended, further deletions are answered without the
 /// wait.
-const PATIENCE: Duration = Duration::from_secs(2);
+pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 /// How long the store is asked to erase after its maintenance: what it puts off may wait for its
 /// own reads.
 const TENDED: Duration = Duration::from_millis(200);
@@ -125,7 +125,7 @@ impl Held {
 }
 
 /// Whether the batch removed entries. Data that is only overwritten is erased later.
-fn deletes(result: &BatchResult) -> bool {
+pub(super) fn deletes(result: &BatchResult) -> bool {
     let deletes = |written: &Written| match written {
         Written::Deleted { .. } => true,
         Written::Moved { replaced, .. } => !replaced.is_empty(),

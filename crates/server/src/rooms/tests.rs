@@ -238,8 +238,11 @@ impl Server {
     }
 
     fn start_with(store: Arc<dyn Store>, config: Config) -> Self {
+        Self::start_over(Arc::new(Embedded(store)), config)
+    }
+
+    fn start_over(store: Arc<dyn AsyncStore>, config: Config) -> Self {
         let usage = Usage::new(0, &config.limits);
-        let store: Arc<dyn AsyncStore> = Arc::new(Embedded(store));
         let metrics = Arc::new(Metrics::new());
         let (committer, thread) =
             Committer::start(Arc::clone(&store), Arc::clone(&metrics)).unwrap();

@@ -3,6 +3,7 @@
 use meshagent_store::{FailingStore, Fault};
 
 use super::*;
+use crate::committer::Gated;
 
 fn create(path: &str) -> Value {
     json!({ "path": path, "json": { "document": { "content": [] } } })
@@ -85,4 +86,30 @@ async fn an_append_with_an_unknown_outcome_is_answered_by_what_is_stored() {
         drop(writer);
         server.end().await;
     }
+}
+
+#[tokio::test]
+async fn a_room_whose_store_waits_delays_no_other() {
+    let store = Gated::new();
+    let server = Server::start_over(Arc::<Gated>::clone(&store), Config::default());
+    let slow = join(&server.rooms, "slow").await;
+    let other = join(&server.rooms, "größe").await;
+    slow.ask_storage(1, "exists", json!({ "path": "x" })).await;
+    slow.ask(2, "create", create("ä.document")).await;
+    // The read of each of both requests.
+    store.wait_for(2).await;
+    for id in 0..20 {
+        let path = format!("{id}.document");
+        other.ask(2 * id, "create", create(&path)).await;
+        assert_eq!(other.answer(2 * id).await, Some(Content::Empty));
+        other
+            .ask(2 * id + 1, "describe", json!({ "path": path }))
+            .await;
+        let answer = other.answer(2 * id + 1).await;
+        assert!(matches!(answer, Some(Content::Json(_))), "{answer:?}");
+    }
+    store.gate.add_permits(3);
+    assert_eq!(slow.answer(2).await, Some(Content::Empty));
+    drop((slow, other));
+    server.end().await;
 }
