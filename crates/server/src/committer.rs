@@ -221,6 +221,8 @@ pub(crate) struct Work {
     turns: Turns,
     held: Held,
     unknown: Vec<Unknown>,
+    /// Whether the last step was a look: those take turns with the others.
+    has_looked: bool,
 }
 
 impl Work {
@@ -268,7 +270,9 @@ impl Work {
         metrics: &Metrics,
         now: Instant,
     ) -> Vec<Answer> {
-        if let Some(index) = self.unknown.iter().position(|batch| batch.due <= now) {
+        let may_look = !std::mem::take(&mut self.has_looked) || self.turns.is_empty();
+        if may_look && let Some(index) = self.unknown.iter().position(|batch| batch.due <= now) {
+            self.has_looked = true;
             return self.look(index, store, now);
         }
         match self.turns.next() {
@@ -339,13 +343,11 @@ impl Work {
         let mut batch = self.unknown.swap_remove(index);
         let result = catch_unwind(AssertUnwindSafe(|| block_on(batch.look(store, now))))
             .unwrap_or_else(|_| Some(Err(Arc::new(panicked()))));
-        match result {
-            Some(result) => vec![(batch.done, (result, batch.took))],
-            None => {
-                self.unknown.push(batch);
-                Vec::new()
-            }
+        if let Some(result) = result {
+            return vec![(batch.done, (result, batch.took))];
         }
+        self.unknown.push(batch);
+        Vec::new()
     }
 
     /// Answers batches, except those that deleted something: these are answered when the data is

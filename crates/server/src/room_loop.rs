@@ -442,6 +442,11 @@ impl RoomLoop {
         &self.room
     }
 
+    /// Whether the room has another owner, or what is stored is unknown.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.is_lost
+    }
+
     /// Ends the connections after their queued messages are written.
     pub(crate) fn finish(&self) {
         for outbox in self.outboxes.values() {

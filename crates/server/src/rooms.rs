@@ -311,6 +311,13 @@ impl RoomTask {
                 usage.settle_created(&written);
             }
         }
+        if self.room.is_lost() {
+            tracing::warn!(
+                room = self.name,
+                "another server has taken the room over, or what is stored is unknown; the \
+                 connections end"
+            );
+        }
         // Joins that a room did not handle go back to their senders, for the next room.
         inputs.close();
         while inputs.recv().await.is_some() {}

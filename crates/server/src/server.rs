@@ -69,20 +69,25 @@ impl Server {
     /// # Errors
     /// If the operating system provides no randomness or no thread, or the store can't be read.
     pub fn new(config: Config, store: Arc<dyn Store>, key: ApiKey) -> Result<Self, StartError> {
-        Self::with_async_store(config, Arc::new(Embedded(store)), key)
+        // The store blocks, so this is ready at the first poll.
+        block_on(Self::with_async_store(
+            config,
+            Arc::new(Embedded(store)),
+            key,
+        ))
     }
 
     /// Creates a server for a store whose calls may wait.
     ///
     /// # Errors
     /// As [`Server::new`].
-    pub fn with_async_store(
+    pub async fn with_async_store(
         config: Config,
         store: Arc<dyn AsyncStore>,
         key: ApiKey,
     ) -> Result<Self, StartError> {
         let ids = Ids::from_os().map_err(|error| StartError::Randomness(error.to_string()))?;
-        let stats = block_on(store.stats()).map_err(StartError::Store)?;
+        let stats = store.stats().await.map_err(StartError::Store)?;
         let documents = stats.documents;
         let config = Arc::new(config);
         let metrics = Arc::new(Metrics::new());

@@ -84,3 +84,40 @@ impl State {
         self.epochs.get(room).copied().unwrap_or_default()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+    use std::time::Duration;
+
+    use super::*;
+
+    fn room(name: &str) -> RoomId {
+        RoomId::new("project", name)
+    }
+
+    #[test]
+    fn take_over_waits_for_a_commit_of_its_room_only() {
+        let owners = Owners::default();
+        let epoch = owners.take_over(&room("größe"), None).unwrap();
+        let batch = Batch {
+            room: room("größe"),
+            epoch,
+            writes: 1,
+        };
+        let (fenced, committing) = owners.begin(std::slice::from_ref(&batch));
+        assert!(fenced.is_empty());
+        owners.take_over(&room("other"), None).unwrap();
+        let (taken, is_taken) = channel();
+        std::thread::scope(|scope| {
+            scope.spawn(|| taken.send(owners.take_over(&room("größe"), None)));
+            let early = is_taken.recv_timeout(Duration::from_millis(50));
+            assert!(early.is_err(), "a commit of the room is running");
+            drop(committing);
+            let next = is_taken.recv().unwrap().unwrap();
+            assert!(next > epoch);
+        });
+        let (fenced, _committing) = owners.begin(&[batch]);
+        assert!(matches!(fenced[&0], WriteError::Fenced { .. }));
+    }
+}

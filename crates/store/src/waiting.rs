@@ -29,7 +29,6 @@ pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Se
 /// It needs no particular runtime. A store over a network may require one of its callers, and says
 /// so.
 #[expect(missing_docs, reason = "`Store` documents each method")]
-#[expect(clippy::missing_errors_doc, reason = "`Store` documents each method")]
 pub trait AsyncStore: Send + Sync + Debug {
     /// Returns whether the first poll of an answer may take as long as the disk. Then callers poll
     /// on threads that may block, and one commit follows another. Otherwise, callers poll

@@ -91,7 +91,7 @@ mod tests {
         store.commit(&[put("ä"), put("b"), put("c")]).unwrap();
         store.fail_commits(1..2, Fault::Full);
         let batch = vec![put("d"), delete("ä"), rename("b", "c"), delete("b")];
-        let results = commit_rooms(&store, vec![batch]);
+        let results = commit_rooms(&store, &[batch]);
         let results = results[0].as_ref().unwrap();
         assert!(matches!(&results[1], Ok(Written::Deleted { entries }) if entries.len() == 1));
         for index in [0, 2, 3] {
@@ -118,7 +118,7 @@ mod tests {
             store.fail_commits(begun + call..begun + call + 1, Fault::Full);
         }
         let batches = (0..ROOMS).map(|number| vec![put("new"), delete(&name(number))]);
-        let results = commit_rooms(&store, batches.collect());
+        let results = commit_rooms(&store, &batches.collect::<Vec<_>>());
         for (number, result) in results.iter().enumerate() {
             let result = result.as_ref().unwrap();
             assert_eq!(result[0], Err(WriteError::Full), "{number}");
@@ -133,7 +133,7 @@ mod tests {
     fn batch_that_deletes_nothing_fails_as_a_whole() {
         let store = FailingStore::new(MemoryStore::new());
         store.fail_commits(0..1, Fault::Full);
-        let results = commit_rooms(&store, vec![vec![put("d"), put("e")]]);
+        let results = commit_rooms(&store, &[vec![put("d"), put("e")]]);
         let error: &Arc<StoreError> = results[0].as_ref().unwrap_err();
         assert!(matches!(**error, StoreError::Full(_)));
     }

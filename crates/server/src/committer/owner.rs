@@ -63,7 +63,7 @@ impl Owner {
 
     /// Gives the room up.
     pub(super) async fn release(&self, store: &dyn AsyncStore) -> Result<(), StoreError> {
-        match self.renewed().or(self.taken.get().copied()) {
+        match self.renewed().or_else(|| self.taken.get().copied()) {
             Some(epoch) => store.release(&self.room, epoch).await,
             None => Ok(()),
         }

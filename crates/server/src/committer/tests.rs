@@ -30,7 +30,7 @@ fn owner() -> Arc<Owner> {
 }
 
 /// Commits batches of different rooms.
-pub(super) fn commit_rooms(store: &dyn Store, batches: Vec<Vec<Write>>) -> Vec<BatchResult> {
+pub(super) fn commit_rooms(store: &dyn Store, batches: &[Vec<Write>]) -> Vec<BatchResult> {
     let parts: Vec<Part> = batches.iter().map(|batch| (owner(), batch.len())).collect();
     commit(&Embedded(store), &batches.concat(), &parts, &Metrics::new())
 }
@@ -51,7 +51,7 @@ fn a_batch_that_finds_no_space_costs_the_others_nothing() {
         vec![put("large", "größer als die anderen")],
         vec![put("c", "3")],
     ];
-    let results = commit_rooms(&store, batches);
+    let results = commit_rooms(&store, &batches);
     assert_eq!(written(&results), [2, 0, 1]);
     assert_eq!(store.stats().unwrap().files, 3);
 }
@@ -63,7 +63,7 @@ fn a_batch_that_makes_the_store_fail_costs_the_others_nothing() {
         store.fail_commits(0..1, fault);
         store.fail_commits(2..3, fault);
         let batches = ["a", "ä", "c", "d"].map(|path| vec![put(path, "x")]);
-        let results = commit_rooms(&store, batches.into());
+        let results = commit_rooms(&store, &batches);
         assert_eq!(written(&results), [1, 0, 1, 1], "{fault:?}");
     }
 }
@@ -312,7 +312,7 @@ fn a_disk_that_is_gone_is_not_asked_once_for_each_room() {
     let store = FailingStore::new(MemoryStore::new());
     store.fail_commits(0..1_000, Fault::Unavailable);
     let batches = (0..500).map(|room| vec![put(&room.to_string(), "x")]);
-    let results = commit_rooms(&store, batches.collect());
+    let results = commit_rooms(&store, &batches.collect::<Vec<_>>());
     assert_eq!(written(&results), [0; 500]);
     assert_eq!(store.commits(), 1 + MAX_FAILURES as u64);
 }
@@ -327,7 +327,7 @@ fn what_frees_space_comes_first_when_there_is_none() {
         .map(|path| vec![put(path, "x")])
         .into();
     batches.push(vec![delete("old")]);
-    let results = commit_rooms(&store, batches);
+    let results = commit_rooms(&store, &batches);
     assert_eq!(written(&results), [0, 0, 0, 0, 0, 1]);
 }
 

@@ -105,8 +105,6 @@ async fn look(
                 log.find(|stored| stored.seq.0 == end.0 + 1 && stored.update == *update)
                     .map(|stored| Written::Appended { seq: stored.seq })
             }),
-            // The document does not change by it, and it is made again when it is due.
-            Write::Snapshot { .. } => None,
             Write::CreateDocument {
                 room,
                 path,
@@ -141,7 +139,8 @@ async fn look(
                     replaced: found.created_at != *at,
                 })
             }
-            Write::Delete { .. } | Write::Move { .. } => None,
+            // The document does not change by a snapshot, which is made again when it is due.
+            Write::Snapshot { .. } | Write::Delete { .. } | Write::Move { .. } => None,
         };
         results.push(written.ok_or(WriteError::NotStored));
     }
