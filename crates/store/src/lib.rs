@@ -2,8 +2,8 @@
 //! every store passes, and a store that fails on demand.
 //!
 //! The crate contains no database, opens no file, starts no task and reads no clock: timestamps are
-//! part of the writes. The calls of a [`Store`] block; those of an [`AsyncStore`] may wait. A server
-//! uses the second form, and [`Embedded`] makes it of the first.
+//! part of the writes. The calls of a [`Store`] block; those of an [`AsyncStore`] may wait. A
+//! server uses the second form, and [`Embedded`] makes it of the first.
 //!
 //! A room's documents and files share one namespace of paths with the semantics of object
 //! storage: a folder exists while an entry lies below it, and `a` and `a/b` may both exist.

@@ -16,7 +16,8 @@ pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Storage for the documents and files of rooms.
 ///
-/// All calls block; [`AsyncStore`](crate::AsyncStore) is the form whose calls may wait. Reads see every commit that returned before they began.
+/// All calls block; [`AsyncStore`](crate::AsyncStore) is the form whose calls may wait. Reads see
+/// every commit that returned before they began.
 pub trait Store: Send + Sync + Debug {
     /// Applies `writes` in order, in one transaction, and returns one result for each.
     ///
@@ -73,8 +74,8 @@ pub trait Store: Send + Sync + Debug {
     /// milliseconds, and returns whether all of it is staged.
     ///
     /// While it returns `false`, call it again with the same batch; other commits may run in
-    /// between. The commit with this `staging` is cheap afterwards. Staged content is invisible until
-    /// that commit, and does not outlive the process without it.
+    /// between. The commit with this `staging` is cheap afterwards. Staged content is invisible
+    /// until that commit, and does not outlive the process without it.
     ///
     /// A large batch has more than a few hundred KiB of content. For smaller batches this does
     /// nothing, nor does it for a store to which batches of any size cost little.

@@ -1,8 +1,8 @@
 //! The form of a store whose calls may wait without blocking a thread, and the way from one form
 //! to the other.
 //!
-//! [`Store`] is the form of embedded stores: a call returns when the disk has answered. [`Embedded`]
-//! makes an [`AsyncStore`] of each, whose answers are ready when they are first polled.
+//! [`Store`] is the form of embedded stores: a call returns when the disk has answered.
+//! [`Embedded`] makes an [`AsyncStore`] of each, whose answers are ready when they are first polled.
 //! [`Blocking`] makes a [`Store`] of an [`AsyncStore`], for tests and tools.
 
 use std::fmt::Debug;
