@@ -2,8 +2,8 @@
 //! to the other.
 //!
 //! [`Store`] is the form of embedded stores: a call returns when the disk has answered.
-//! [`Embedded`] makes an [`AsyncStore`] of each, whose answers are ready when they are first polled.
-//! [`Blocking`] makes a [`Store`] of an [`AsyncStore`], for tests and tools.
+//! [`Embedded`] makes an [`AsyncStore`] of each, whose answers are ready when they are first
+//! polled. [`Blocking`] makes a [`Store`] of an [`AsyncStore`], for tests and tools.
 
 use std::fmt::Debug;
 use std::future::Future;
