@@ -37,7 +37,7 @@ pub struct FileReading {
 }
 
 impl FileReading {
-    /// Begins at the start of an [opened](Store::open_file) file.
+    /// Begins at the start of an [opened](crate::Store::open_file) file.
     #[must_use]
     pub fn new(head: &FileHead) -> Self {
         Self {
