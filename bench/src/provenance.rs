@@ -119,6 +119,7 @@ impl Subject {
         };
         let append = |document: &DocumentId| Write::Append {
             document: *document,
+            end: None,
             update: UPDATE.into(),
             contributions: self.attributes.then(contribution).into_iter().collect(),
             at: Timestamp(1_700_000_000_000),

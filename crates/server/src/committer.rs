@@ -1,25 +1,36 @@
 //! The committer: one thread that commits the batches of all rooms to the store in transactions,
-//! and answers each room.
+//! and answers each room. For a store whose calls may wait, see `waiting.rs`.
 
 mod deletions;
 mod held;
 mod log;
+mod owner;
 mod repeats;
 mod turns;
+mod unknown;
+mod waiting;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use meshagent_store::{Store, StoreError, Write, WriteError, Written};
+use meshagent_store::{
+    AsyncStore, Batch, Staging, StoreError, Write, WriteError, Written, block_on,
+};
 use tokio::sync::mpsc::error::TryRecvError;
 use tokio::sync::{mpsc, oneshot};
 
 use self::deletions::or_deletions;
 use self::held::Held;
 use self::log::Log;
+pub(crate) use self::owner::Owner;
 use self::repeats::{news, report};
 use self::turns::{Large, Turn, Turns};
+use self::unknown::Unknown;
+#[cfg(test)]
+pub(crate) use self::unknown::commit_and_look;
+#[cfg(test)]
+pub(crate) use self::waiting::tests::Gated;
 use crate::health::{Health, Obstacle};
 use crate::metrics::Metrics;
 
@@ -43,9 +54,12 @@ pub(crate) type Outcome = (BatchResult, Duration);
 #[derive(Debug)]
 enum Job {
     Commit {
+        owner: Arc<Owner>,
         writes: Vec<Write>,
         done: oneshot::Sender<Outcome>,
     },
+    /// Gives up a room that has ended.
+    Release(Arc<Owner>),
     /// Checks whether the store can be used.
     Check,
     /// Runs the store's maintenance.
@@ -62,16 +76,23 @@ pub(crate) struct Committer {
 impl Committer {
     /// Starts the thread. The caller joins it when stopping.
     pub(crate) fn start(
-        store: Arc<dyn Store>,
+        store: Arc<dyn AsyncStore>,
         metrics: Arc<Metrics>,
     ) -> std::io::Result<(Self, std::thread::JoinHandle<()>)> {
         let (jobs, queue) = mpsc::channel(QUEUE);
         let health = Arc::new(Health::new());
         let thread = {
             let health = Arc::clone(&health);
-            std::thread::Builder::new()
-                .name("committer".into())
-                .spawn(move || run(queue, store.as_ref(), &metrics, &health))?
+            let thread = std::thread::Builder::new().name("committer".into());
+            if store.blocks() {
+                thread.spawn(move || run(queue, store.as_ref(), &metrics, &health))?
+            } else {
+                let runtime = tokio::runtime::Builder::new_current_thread()
+                    .enable_all()
+                    .build()?;
+                let run = waiting::run(queue, store, metrics, Arc::clone(&health));
+                thread.spawn(move || runtime.block_on(run))?
+            }
         };
         Ok((Self { jobs, health }, thread))
     }
@@ -80,11 +101,26 @@ impl Committer {
     ///
     /// # Cancel safety
     /// If the future is dropped before it is ready, the batch was not submitted.
-    pub(crate) async fn submit(&self, writes: Vec<Write>) -> oneshot::Receiver<Outcome> {
+    pub(crate) async fn submit(
+        &self,
+        owner: &Arc<Owner>,
+        writes: Vec<Write>,
+    ) -> oneshot::Receiver<Outcome> {
         let (done, result) = oneshot::channel();
+        let owner = Arc::clone(owner);
+        let job = Job::Commit {
+            owner,
+            writes,
+            done,
+        };
         // If the thread has ended, the dropped sender reports it to the receiver.
-        let _ = self.jobs.send(Job::Commit { writes, done }).await;
+        let _ = self.jobs.send(job).await;
         result
+    }
+
+    /// Gives up a room that has ended.
+    pub(crate) async fn release(&self, owner: Arc<Owner>) {
+        let _ = self.jobs.send(Job::Release(owner)).await;
     }
 
     /// Whether the store can be used now, or why not.
@@ -101,16 +137,16 @@ impl Committer {
     }
 }
 
-fn run(mut queue: mpsc::Receiver<Job>, store: &dyn Store, metrics: &Metrics, health: &Health) {
+fn run(mut queue: mpsc::Receiver<Job>, store: &dyn AsyncStore, metrics: &Metrics, health: &Health) {
     let mut log = Log::default();
     let (mut refusals, mut put_off, mut not_ready) = Default::default();
     let mut work = Work::default();
     loop {
-        let mut next = if work.is_ready() || work.is_waiting() {
+        let mut next = if work.is_ready(Instant::now()) || work.is_waiting() {
             match queue.try_recv() {
                 // The next process that opens the store frees the remaining space.
                 Err(TryRecvError::Disconnected) if !work.is_awaited() => return,
-                Err(_) if !work.is_ready() => {
+                Err(_) if !work.is_ready(Instant::now()) => {
                     std::thread::sleep(ERASE_PAUSE);
                     queue.try_recv().ok()
                 }
@@ -125,7 +161,16 @@ fn run(mut queue: mpsc::Receiver<Job>, store: &dyn Store, metrics: &Metrics, hea
         let (mut check, mut tend) = (false, false);
         while let Some(job) = next {
             match job {
-                Job::Commit { writes, done } => work.add(writes, done),
+                Job::Commit {
+                    owner,
+                    writes,
+                    done,
+                } => work.add(owner, writes, done),
+                Job::Release(owner) => {
+                    if let Err(error) = guarded(|| block_on(owner.release(store))) {
+                        tracing::warn!(error = with_causes(&error), "a room is not released");
+                    }
+                }
                 Job::Check => check = true,
                 Job::Tend => tend = true,
             }
@@ -134,7 +179,7 @@ fn run(mut queue: mpsc::Receiver<Job>, store: &dyn Store, metrics: &Metrics, hea
                 .then(|| queue.try_recv().ok())
                 .flatten();
         }
-        let answers = work.commit(store, metrics);
+        let answers = work.commit(store, metrics, Instant::now());
         for (_, (result, _)) in &answers {
             report(result, &mut refusals);
             match result {
@@ -144,7 +189,7 @@ fn run(mut queue: mpsc::Receiver<Job>, store: &dyn Store, metrics: &Metrics, hea
         }
         work.answer(answers, Instant::now());
         if tend {
-            let tended = guarded(|| store.tend());
+            let tended = guarded(|| block_on(store.tend()));
             if let Some((error, unreported)) = news(&mut put_off, &tended) {
                 tracing::warn!(
                     error,
@@ -157,7 +202,7 @@ fn run(mut queue: mpsc::Receiver<Job>, store: &dyn Store, metrics: &Metrics, hea
         }
         work.clear_away(store, Instant::now());
         if check {
-            let checked = guarded(|| store.check());
+            let checked = guarded(|| block_on(store.check()));
             if let Some((error, unreported)) = news(&mut not_ready, &checked) {
                 tracing::warn!(error, unreported, "not ready");
             }
@@ -175,54 +220,99 @@ pub(crate) type Answer = (oneshot::Sender<Outcome>, Outcome);
 pub(crate) struct Work {
     turns: Turns,
     held: Held,
+    unknown: Vec<Unknown>,
+    /// Whether the last step was a look: those take turns with the others.
+    has_looked: bool,
 }
 
 impl Work {
     /// Adds a batch.
-    pub(crate) fn add(&mut self, writes: Vec<Write>, done: oneshot::Sender<Outcome>) {
-        self.turns.add(writes, done);
+    pub(crate) fn add(
+        &mut self,
+        owner: Arc<Owner>,
+        writes: Vec<Write>,
+        done: oneshot::Sender<Outcome>,
+    ) {
+        self.turns.add(owner, writes, done);
     }
 
-    /// Whether batches wait.
-    #[cfg(feature = "simulation")]
-    pub(crate) fn has_batches(&self) -> bool {
-        !self.turns.is_empty()
+    /// Whether batches wait, and can be committed or looked for now.
+    pub(crate) fn has_batches(&self, now: Instant) -> bool {
+        !self.turns.is_empty() || self.unknown.iter().any(|batch| batch.due <= now)
     }
 
     /// Whether there is something to do immediately.
-    fn is_ready(&self) -> bool {
-        !self.turns.is_empty() || self.held.frees()
+    fn is_ready(&self, now: Instant) -> bool {
+        self.has_batches(now) || self.held.frees()
     }
 
     /// Whether a room waits for an answer.
     fn is_awaited(&self) -> bool {
-        !self.turns.is_empty() || self.held.is_awaited()
+        !self.turns.is_empty() || !self.unknown.is_empty() || self.held.is_awaited()
+    }
+
+    /// Whether something is due soon: [`Work::clear_away`], because answers or the store wait for
+    /// it, or a look for a batch.
+    fn is_waiting(&self) -> bool {
+        self.is_clearing() || !self.unknown.is_empty()
     }
 
     /// Whether [`Work::clear_away`] should run soon, because answers or the store wait for it.
-    pub(crate) fn is_waiting(&self) -> bool {
+    pub(crate) fn is_clearing(&self) -> bool {
         self.held.is_waiting()
     }
 
-    /// Commits the batches that are next, or stages a step of a large one. Pass the answers to
-    /// [`Work::answer`].
-    pub(crate) fn commit(&mut self, store: &dyn Store, metrics: &Metrics) -> Vec<Answer> {
+    /// Commits the batches that are next, stages a step of a large one, or looks for one whose
+    /// outcome is unknown. Pass the answers to [`Work::answer`].
+    pub(crate) fn commit(
+        &mut self,
+        store: &dyn AsyncStore,
+        metrics: &Metrics,
+        now: Instant,
+    ) -> Vec<Answer> {
+        let may_look = !std::mem::take(&mut self.has_looked) || self.turns.is_empty();
+        if may_look && let Some(index) = self.unknown.iter().position(|batch| batch.due <= now) {
+            self.has_looked = true;
+            return self.look(index, store, now);
+        }
         match self.turns.next() {
-            Turn::Small(batches, _) if batches.is_empty() => Vec::new(),
-            Turn::Small(batches, waiting) => {
+            Turn::Small(batches) if batches.is_empty() => Vec::new(),
+            Turn::Small(batches) => {
                 let started = Instant::now();
-                let results = commit(store, batches, metrics);
+                let (mut writes, mut parts) = (Vec::new(), Vec::with_capacity(batches.len()));
+                let mut waiting = Vec::with_capacity(batches.len());
+                for mut batch in batches {
+                    parts.push((batch.owner, batch.writes.len()));
+                    writes.append(&mut batch.writes);
+                    waiting.push(batch.done);
+                }
+                let results = commit(store, &writes, &parts, metrics);
                 let took = started.elapsed();
-                let outcomes = results.into_iter().map(|result| (result, took));
-                waiting.into_iter().zip(outcomes).collect()
+                let mut answers = Vec::with_capacity(parts.len());
+                let mut rest = &writes[..];
+                for (((owner, length), done), result) in parts.into_iter().zip(waiting).zip(results)
+                {
+                    let (batch, others) = rest.split_at(length);
+                    rest = others;
+                    if is_unknown(&result) {
+                        let writes = batch.to_vec();
+                        let unknown = Unknown::new(owner, writes, done, took, now);
+                        self.unknown.push(unknown);
+                    } else {
+                        answers.push((done, (result, took)));
+                    }
+                }
+                answers
             }
             Turn::Large(mut large) => {
                 let started = Instant::now();
                 let result = match stage(store, &large, metrics) {
                     Ok(false) => None,
-                    Ok(true) => Some(committed(&large.writes, metrics, || {
-                        store.commit_staged(&large.writes, &large.staging)
-                    })),
+                    Ok(true) => {
+                        let parts = [(Arc::clone(&large.owner), large.writes.len())];
+                        let staging = Some(&large.staging);
+                        Some(commit_parts(store, &large.writes, &parts, staging, metrics))
+                    }
                     Err(error) => Some(Err(error)),
                 };
                 large.took += started.elapsed();
@@ -231,16 +321,33 @@ impl Work {
                     return Vec::new();
                 };
                 let Large {
+                    owner,
                     writes,
                     staging,
                     done,
                     took,
                 } = large;
                 drop(staging);
-                let result = or_deletions(store, &writes, result, metrics);
+                let result = or_deletions(store, &owner, &writes, result, metrics);
+                if is_unknown(&result) {
+                    let unknown = Unknown::new(owner, writes, done, took, now);
+                    self.unknown.push(unknown);
+                    return Vec::new();
+                }
                 vec![(done, (result, took))]
             }
         }
+    }
+
+    fn look(&mut self, index: usize, store: &dyn AsyncStore, now: Instant) -> Vec<Answer> {
+        let mut batch = self.unknown.swap_remove(index);
+        let result = catch_unwind(AssertUnwindSafe(|| block_on(batch.look(store, now))))
+            .unwrap_or_else(|_| Some(Err(Arc::new(panicked()))));
+        if let Some(result) = result {
+            return vec![(batch.done, (result, batch.took))];
+        }
+        self.unknown.push(batch);
+        Vec::new()
     }
 
     /// Answers batches, except those that deleted something: these are answered when the data is
@@ -258,7 +365,7 @@ impl Work {
 
     /// Erases what the store can erase, sends the answers that waited for it, and frees some space,
     /// in turns with commits.
-    pub(crate) fn clear_away(&mut self, store: &dyn Store, now: Instant) {
+    pub(crate) fn clear_away(&mut self, store: &dyn AsyncStore, now: Instant) {
         if self.held.is_waiting() {
             self.held.erase(store, now);
         }
@@ -268,46 +375,54 @@ impl Work {
     }
 }
 
+/// The part of some writes that one room made.
+pub(crate) type Part = (Arc<Owner>, usize);
+
 /// Commits the batches of several rooms in one transaction, and splits its results.
 ///
 /// If the transaction fails, each batch is committed alone. So one that is too large for the free
 /// space, or that makes the store fail in another way, does not affect the others.
 pub(crate) fn commit(
-    store: &dyn Store,
-    batches: Vec<Vec<Write>>,
+    store: &dyn AsyncStore,
+    writes: &[Write],
+    parts: &[Part],
     metrics: &Metrics,
 ) -> Vec<BatchResult> {
-    let lengths: Vec<usize> = batches.iter().map(Vec::len).collect();
-    let writes: Vec<Write> = batches.into_iter().flatten().collect();
-    match commit_together(store, &writes, metrics) {
+    match commit_parts(store, writes, parts, None, metrics) {
         Ok(results) => {
             let mut results = results.into_iter();
-            let part = |length| Ok(results.by_ref().take(length).collect());
-            lengths.into_iter().map(part).collect()
+            let part = |(_, length): &Part| Ok(results.by_ref().take(*length).collect());
+            parts.iter().map(part).collect()
         }
-        Err(error) if lengths.len() > 1 => commit_each(store, &writes, &lengths, &error, metrics),
-        Err(_) if lengths.is_empty() => Vec::new(),
-        Err(error) => vec![or_deletions(store, &writes, Err(error), metrics)],
+        // A batch that may be stored must not be written again.
+        Err(error) if matches!(*error, StoreError::Unknown(_)) => {
+            parts.iter().map(|_| Err(Arc::clone(&error))).collect()
+        }
+        Err(error) => match parts {
+            [] => Vec::new(),
+            [(owner, _)] => vec![or_deletions(store, owner, writes, Err(error), metrics)],
+            parts => commit_each(store, writes, parts, &error, metrics),
+        },
     }
 }
 
 /// Commits the batches one by one: first those that free space, then from the smallest to the
 /// largest. Rooms are independent of each other, so their order is free.
 fn commit_each(
-    store: &dyn Store,
+    store: &dyn AsyncStore,
     writes: &[Write],
-    lengths: &[usize],
+    parts: &[Part],
     error: &Arc<StoreError>,
     metrics: &Metrics,
 ) -> Vec<BatchResult> {
     let mut rest = writes;
-    let mut batches: Vec<(usize, &[Write])> = Vec::with_capacity(lengths.len());
-    for (room, length) in lengths.iter().enumerate() {
+    let mut batches: Vec<(usize, &Arc<Owner>, &[Write])> = Vec::with_capacity(parts.len());
+    for (room, (owner, length)) in parts.iter().enumerate() {
         let (batch, others) = rest.split_at(*length);
         rest = others;
-        batches.push((room, batch));
+        batches.push((room, owner, batch));
     }
-    batches.sort_by_key(|(_, batch)| {
+    batches.sort_by_key(|(_, _, batch)| {
         let deletes = |write: &Write| matches!(write, Write::Delete { .. });
         let bytes: usize = batch.iter().map(Write::bytes).sum();
         (
@@ -316,12 +431,12 @@ fn commit_each(
             bytes,
         )
     });
-    let mut results: Vec<BatchResult> = lengths.iter().map(|_| Err(Arc::clone(error))).collect();
+    let mut results: Vec<BatchResult> = parts.iter().map(|_| Err(Arc::clone(error))).collect();
     let mut last = Arc::clone(error);
     // `failures` counts batches that were tried whole, `refusals` those of which not even the
     // deletions were committed.
     let (mut failures, mut refusals) = (0, 0);
-    for (room, batch) in batches {
+    for (room, owner, batch) in batches {
         if refusals == MAX_FAILURES || matches!(*last, StoreError::Replaced(_)) {
             results[room] = Err(Arc::clone(&last));
             continue;
@@ -329,10 +444,12 @@ fn commit_each(
         let result = if failures == MAX_FAILURES {
             Err(Arc::clone(&last))
         } else {
-            commit_together(store, batch, metrics)
+            commit_alone(store, owner, batch, metrics)
         };
-        results[room] = or_deletions(store, batch, result, metrics);
+        results[room] = or_deletions(store, owner, batch, result, metrics);
         match &results[room] {
+            // The others were not tried, so their outcome is known.
+            Err(error) if matches!(**error, StoreError::Unknown(_)) => {}
             Err(error) => {
                 // Damage is local to this batch's data and says nothing about the others.
                 let counts = usize::from(!matches!(**error, StoreError::Corrupt { .. }));
@@ -349,38 +466,73 @@ fn commit_each(
     results
 }
 
+fn is_unknown(result: &BatchResult) -> bool {
+    let error = result.as_ref().err();
+    error.is_some_and(|error| matches!(**error, StoreError::Unknown(_)))
+}
+
 /// Whether only the deletions of a batch were committed.
 fn lacked_space(results: &[WriteResult]) -> bool {
     results.contains(&Err(WriteError::Full))
 }
 
 /// Stages a step of a large batch. Returns whether the batch is ready to commit.
-fn stage(store: &dyn Store, large: &Large, metrics: &Metrics) -> Result<bool, Arc<StoreError>> {
+fn stage(
+    store: &dyn AsyncStore,
+    large: &Large,
+    metrics: &Metrics,
+) -> Result<bool, Arc<StoreError>> {
     let started = Instant::now();
-    let result = guarded(|| store.stage(&large.writes, &large.staging));
+    let result = guarded(|| block_on(store.stage(&large.writes, &large.staging)));
     if !matches!(result, Ok(true)) {
         observe(started, metrics);
     }
     result.map_err(|error| refused(error, metrics))
 }
 
-/// A panic of the store counts as a failure like any other: rooms read again what is stored.
+/// A panic of the store counts as a failure like any other.
 fn guarded<T>(call: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreError> {
     catch_unwind(AssertUnwindSafe(call))
         .unwrap_or_else(|_| Err(StoreError::Unavailable("the store panicked".into())))
 }
 
-fn commit_together(store: &dyn Store, writes: &[Write], metrics: &Metrics) -> BatchResult {
-    committed(writes, metrics, || store.commit(writes))
+/// The failure of a commit, or of a look, that panicked.
+fn panicked() -> StoreError {
+    StoreError::Unknown("the store panicked".into())
 }
 
-fn committed(
+/// Commits the batch of one room.
+fn commit_alone(
+    store: &dyn AsyncStore,
+    owner: &Arc<Owner>,
     writes: &[Write],
     metrics: &Metrics,
-    commit: impl FnOnce() -> Result<Vec<WriteResult>, StoreError>,
+) -> BatchResult {
+    let part = (Arc::clone(owner), writes.len());
+    commit_parts(store, writes, &[part], None, metrics)
+}
+
+fn commit_parts(
+    store: &dyn AsyncStore,
+    writes: &[Write],
+    parts: &[Part],
+    staging: Option<&Staging>,
+    metrics: &Metrics,
 ) -> BatchResult {
     let started = Instant::now();
-    let result = guarded(commit);
+    let commit = async {
+        let mut batches = Vec::with_capacity(parts.len());
+        for (owner, writes) in parts {
+            batches.push(Batch {
+                room: owner.room().clone(),
+                epoch: owner.take(store).await?,
+                writes: *writes,
+            });
+        }
+        store.commit_batches(writes, &batches, staging).await
+    };
+    let result =
+        catch_unwind(AssertUnwindSafe(|| block_on(commit))).unwrap_or_else(|_| Err(panicked()));
     observe(started, metrics);
     metrics.committed_writes.inc_by(writes.len() as u64);
     result.map_err(|error| refused(error, metrics))

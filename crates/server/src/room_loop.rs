@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use meshagent_ledger::{ChunkWaits, Held};
 use meshagent_protocol::{ClientToServer, Envelope, ErrorCode, MessageId};
-use meshagent_store::{Timestamp, Write, Written};
+use meshagent_store::{StoreError, Timestamp, Write, WriteError, Written};
 use tokio::sync::OwnedSemaphorePermit;
 
 pub(crate) use self::entering::Entering;
@@ -143,7 +143,8 @@ pub(crate) enum Next {
         goes_on: bool,
         may_end: bool,
     },
-    /// End the room: all input is durable and answered, and no more will come.
+    /// End the room: all input is durable and answered, and no more will come; or the room is lost,
+    /// and what is not answered stays so.
     End,
 }
 
@@ -188,6 +189,8 @@ pub(crate) struct RoomLoop {
     is_late: bool,
     /// The mailbox is closed: no more envelopes come.
     is_closed: bool,
+    /// The room has another owner, or it is unknown what is stored. It does nothing more.
+    is_lost: bool,
 }
 
 impl RoomLoop {
@@ -204,11 +207,15 @@ impl RoomLoop {
             batches: 0,
             is_late: false,
             is_closed: false,
+            is_lost: false,
         }
     }
 
     /// Returns the driver's next step.
     pub(crate) fn next(&mut self, now: Timestamp) -> Next {
+        if self.is_lost {
+            return Next::End;
+        }
         self.queues.look(now, self.room.holds_many());
         if self.is_closed {
             self.queues.forget_waits();
@@ -374,7 +381,14 @@ impl RoomLoop {
             self.batches += 1;
         }
         self.is_late = false;
+        self.is_lost = loses_room(&result);
         self.begin(Turn::Committed(result, took));
+    }
+
+    /// Ends the room, because it has another owner.
+    #[cfg(feature = "simulation")]
+    pub(crate) fn lose(&mut self) {
+        self.is_lost = true;
     }
 
     /// Hands in the result of a read.
@@ -428,6 +442,11 @@ impl RoomLoop {
         &self.room
     }
 
+    /// Whether the room has another owner, or what is stored is unknown.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.is_lost
+    }
+
     /// Ends the connections after their queued messages are written.
     pub(crate) fn finish(&self) {
         for outbox in self.outboxes.values() {
@@ -475,6 +494,17 @@ impl RoomLoop {
 pub(crate) fn is_whole(result: &BatchResult) -> bool {
     let results = result.as_ref();
     results.is_ok_and(|results| results.iter().all(Result::is_ok))
+}
+
+/// Whether the room must not say anything any more.
+fn loses_room(result: &BatchResult) -> bool {
+    match result {
+        Ok(results) => {
+            let is_fenced = |result: &_| matches!(result, Err(WriteError::Fenced { .. }));
+            results.iter().any(is_fenced)
+        }
+        Err(error) => matches!(**error, StoreError::Fenced { .. } | StoreError::Unknown(_)),
+    }
 }
 
 /// The number of entries that a batch moved or deleted.

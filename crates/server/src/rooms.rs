@@ -17,13 +17,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 use std::time::{Duration, Instant, SystemTime};
 
-use meshagent_store::{RoomId, Store, StoreError, Timestamp};
+use meshagent_store::{AsyncStore, RoomId, StoreError, Timestamp, Write};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub(crate) use self::fetching::read;
+#[cfg(test)]
+pub(crate) use self::fetching::read_now;
 use self::fetching::{First, read_if_small};
 pub(crate) use self::joining::Joined;
 #[cfg(any(test, feature = "simulation"))]
@@ -31,7 +33,7 @@ pub(crate) use self::mailbox::PLACES;
 #[cfg(feature = "simulation")]
 pub(crate) use self::mailbox::places;
 pub(crate) use self::mailbox::{MAILBOX, Mailbox};
-use crate::committer::{Committer, Outcome, with_causes};
+use crate::committer::{Committer, Outcome, Owner, with_causes};
 use crate::config::Config;
 use crate::ids::Ids;
 use crate::lane::{self, Lane};
@@ -51,7 +53,7 @@ pub(crate) struct Rooms {
     project: Arc<str>,
     config: Arc<Config>,
     metrics: Arc<Metrics>,
-    store: Arc<dyn Store>,
+    store: Arc<dyn AsyncStore>,
     committer: Committer,
     signer: UrlSigner,
     reads: Reads,
@@ -126,7 +128,7 @@ impl Rooms {
         project: &str,
         config: Arc<Config>,
         metrics: Arc<Metrics>,
-        store: Arc<dyn Store>,
+        store: Arc<dyn AsyncStore>,
         committer: Committer,
         signer: UrlSigner,
         ids: Ids,
@@ -157,44 +159,6 @@ impl Rooms {
 
     pub(crate) fn room_id(&self, room: &str) -> RoomId {
         RoomId::new(&*self.project, room)
-    }
-
-    /// Reads from the store, after waiting for a turn.
-    ///
-    /// # Errors
-    /// If the store can't be read.
-    pub(crate) async fn read<T: Send + 'static>(
-        &self,
-        read: impl FnOnce(&dyn Store) -> Result<T, StoreError> + Send + 'static,
-    ) -> Result<T, StoreError> {
-        let turn = self.reads.turn().await;
-        let store = Arc::clone(&self.store);
-        tokio::task::spawn_blocking(move || {
-            // The turn lasts as long as the read, even if its result is no longer awaited.
-            let _turn = turn;
-            read(store.as_ref())
-        })
-        .await
-        .unwrap_or_else(|error| Err(StoreError::Unavailable(error.into())))
-    }
-
-    /// Reads for the holder of a link to a file, who is in no room. The links take turns, and all
-    /// of them together take turns with the rooms.
-    ///
-    /// # Errors
-    /// See [`Rooms::read`].
-    pub(crate) async fn read_for_link<T: Send + 'static>(
-        &self,
-        link: &Arc<str>,
-        read: impl FnOnce(&dyn Store) -> Result<T, StoreError> + Send + 'static,
-    ) -> Result<T, StoreError> {
-        let turn = self.reads.link_turn(link).await;
-        let read = move |store: &dyn Store| {
-            // The turn lasts as long as the read, even if its result is no longer awaited.
-            let _turn = turn;
-            read(store)
-        };
-        self.read(read).await
     }
 
     /// The shared resources of all rooms.
@@ -271,6 +235,7 @@ impl Rooms {
         };
         let task = RoomTask {
             name: room.to_owned(),
+            owner: Owner::new(self.room_id(room)),
             room: RoomLoop::new(state),
             rooms: Arc::clone(self),
             fetches: JoinSet::new(),
@@ -304,6 +269,7 @@ impl Rooms {
 
 struct RoomTask {
     name: String,
+    owner: Arc<Owner>,
     room: RoomLoop,
     rooms: Arc<Rooms>,
     fetches: JoinSet<(u64, Brought)>,
@@ -344,12 +310,20 @@ impl RoomTask {
                 usage.settle_removed(&written);
                 usage.settle_created(&written);
             }
-            inputs.close();
-            // Joins go back to their senders, for the next room.
-            while inputs.recv().await.is_some() {}
         }
-        // Everything is answered; the sockets write what is queued and end.
+        if self.room.is_lost() {
+            tracing::warn!(
+                room = self.name,
+                "another server has taken the room over, or what is stored is unknown; the \
+                 connections end"
+            );
+        }
+        // Joins that a room did not handle go back to their senders, for the next room.
+        inputs.close();
+        while inputs.recv().await.is_some() {}
+        // Everything is answered that will be; the sockets write what is queued and end.
         self.room.finish();
+        self.rooms.committer.release(self.owner).await;
         self.rooms.metrics.rooms.dec();
         drop(place);
     }
@@ -369,7 +343,7 @@ impl RoomTask {
                     // While the server is busy, this lets readers be served and envelopes arrive,
                     // so that the next commit contains more of them. Otherwise it returns at once.
                     tokio::task::yield_now().await;
-                    self.committing = Some(self.rooms.committer.submit(writes).await);
+                    self.committing = Some(self.submit(writes).await);
                     continue;
                 }
                 Next::Fetch(number, fetch) => {
@@ -457,10 +431,14 @@ impl RoomTask {
         }
         let writes = self.room.take_writes();
         if !writes.is_empty() {
-            self.committing = Some(self.rooms.committer.submit(writes).await);
+            self.committing = Some(self.submit(writes).await);
             // The committer logs a refusal.
             let _ = committed(&mut self.committing).await;
         }
+    }
+
+    async fn submit(&self, writes: Vec<Write>) -> oneshot::Receiver<Outcome> {
+        self.rooms.committer.submit(&self.owner, writes).await
     }
 
     /// Runs the room's turn where it delays no other room.
@@ -485,6 +463,7 @@ impl RoomTask {
     fn fetch(&mut self, number: u64, fetch: Fetch) {
         let rooms = Arc::clone(&self.rooms);
         let own = Arc::clone(&self.reads);
+        let owner = Arc::clone(&self.owner);
         let room = self.rooms.room_id(&self.name);
         self.fetches.spawn(async move {
             let long = match &fetch {
@@ -496,8 +475,10 @@ impl RoomTask {
             let usage = Arc::clone(&rooms.usage);
             let first = {
                 let room = room.clone();
-                read_in_turn(&rooms, long, move |store| {
-                    read_if_small(store, &room, fetch, &usage)
+                read_in_turn(&rooms, long, move |store| async move {
+                    // What an earlier owner has in flight may still change what is stored.
+                    owner.take(store.as_ref()).await?;
+                    read_if_small(store.as_ref(), &room, fetch, &usage).await
                 })
             };
             let brought = match first.await {
@@ -513,8 +494,9 @@ impl RoomTask {
                     let charged = if long.is_none() { bytes } else { 0 };
                     let charge = rooms.usage.charge_read(charged);
                     let unhandled = Unhandled::large(places, space, charge);
-                    let read = move |store: &dyn Store| {
-                        Ok(Brought::new(read(store, &room, fetch), unhandled))
+                    let read = move |store: Arc<dyn AsyncStore>| async move {
+                        let result = read(store.as_ref(), &room, fetch).await;
+                        Ok(Brought::new(result, unhandled))
                     };
                     read_in_turn(&rooms, long, read).await
                 }
@@ -526,11 +508,15 @@ impl RoomTask {
 }
 
 /// Reads from the store, after waiting for a turn among reads that may take as long.
-async fn read_in_turn<T: Send + 'static>(
+async fn read_in_turn<T, F>(
     rooms: &Rooms,
     long: Option<Long>,
-    read: impl FnOnce(&dyn Store) -> Result<T, StoreError> + Send + 'static,
-) -> Result<T, StoreError> {
+    read: impl FnOnce(Arc<dyn AsyncStore>) -> F + Send + 'static,
+) -> Result<T, StoreError>
+where
+    T: Send + 'static,
+    F: Future<Output = Result<T, StoreError>> + Send + 'static,
+{
     let _long = match long {
         Some(long) => Some(rooms.reads.long_turn(long).await),
         None => None,
@@ -543,7 +529,7 @@ async fn committed(committing: &mut Option<oneshot::Receiver<Outcome>>) -> Outco
         return std::future::pending().await;
     };
     outcome.await.unwrap_or_else(|_| {
-        let error = StoreError::Unavailable("the committer has stopped".into());
+        let error = StoreError::Unknown("the committer has stopped".into());
         (Err(Arc::new(error)), Duration::ZERO)
     })
 }

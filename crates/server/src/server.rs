@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use meshagent_protocol::{ApiKey, TokenVerifier};
-use meshagent_store::{Store, StoreError};
+use meshagent_store::{AsyncStore, Embedded, Store, StoreError, block_on};
 use thiserror::Error;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
@@ -69,8 +69,26 @@ impl Server {
     /// # Errors
     /// If the operating system provides no randomness or no thread, or the store can't be read.
     pub fn new(config: Config, store: Arc<dyn Store>, key: ApiKey) -> Result<Self, StartError> {
+        // The store blocks, so this is ready at the first poll.
+        block_on(Self::with_async_store(
+            config,
+            Arc::new(Embedded(store)),
+            key,
+        ))
+    }
+
+    /// Creates a server for a store whose calls may wait.
+    ///
+    /// # Errors
+    /// As [`Server::new`].
+    pub async fn with_async_store(
+        config: Config,
+        store: Arc<dyn AsyncStore>,
+        key: ApiKey,
+    ) -> Result<Self, StartError> {
         let ids = Ids::from_os().map_err(|error| StartError::Randomness(error.to_string()))?;
-        let documents = store.stats().map_err(StartError::Store)?.documents;
+        let stats = store.stats().await.map_err(StartError::Store)?;
+        let documents = stats.documents;
         let config = Arc::new(config);
         let metrics = Arc::new(Metrics::new());
         let (handle, committer) = Committer::start(Arc::clone(&store), Arc::clone(&metrics))

@@ -12,6 +12,8 @@
 //! Back-pressure works as in production: [`SimServer::receive`] takes no packet from a connection
 //! whose reads pause, and a room whose next batch is full leaves its envelopes in the mailbox.
 
+mod reading;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -19,18 +21,19 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use meshagent_ledger::Held;
 use meshagent_protocol::{ApiScope, Envelope, MessageId, PacketLimits, PacketReader};
-use meshagent_store::{RoomId, Store, StoreError, Timestamp};
+use meshagent_store::{AsyncStore, Embedded, RoomId, Store, StoreError, Timestamp, block_on};
 use tokio::sync::{Semaphore, oneshot};
 
-use crate::committer::{Answer, BatchResult, Outcome, Work};
+use self::reading::{Read, ReadState};
+use crate::committer::{Answer, BatchResult, Outcome, Owner, Work};
 use crate::config::Config;
 use crate::ids::Ids;
 use crate::lane;
 use crate::metrics::Metrics;
 use crate::outbox::{Cost, Outbox, Outgoing};
-use crate::room::{Conn, Fetch, FetchResult, Joining, Room};
+use crate::room::{Conn, FetchResult, Joining, Room};
 use crate::room_loop::{Letter, Next, Places, RoomInput, RoomLoop, TURN};
-use crate::rooms::{MAILBOX, PLACES, places, read};
+use crate::rooms::{MAILBOX, PLACES, places};
 use crate::signer::UrlSigner;
 use crate::usage::Usage;
 
@@ -73,7 +76,7 @@ pub struct SimWritten {
 pub struct SimServer {
     config: Arc<Config>,
     metrics: Arc<Metrics>,
-    store: Arc<dyn Store>,
+    store: Arc<dyn AsyncStore>,
     signer: UrlSigner,
     usage: Arc<Usage>,
     ids: Ids,
@@ -97,6 +100,7 @@ pub struct SimServer {
 #[derive(Debug)]
 struct RoomState {
     room: RoomLoop,
+    owner: Arc<Owner>,
     mailbox: VecDeque<Letter>,
     /// The result of the batch in flight.
     committing: Option<oneshot::Receiver<Outcome>>,
@@ -125,20 +129,6 @@ struct Connection {
     next_message: u64,
 }
 
-#[derive(Debug)]
-struct Read {
-    room: String,
-    generation: u64,
-    number: u64,
-    state: ReadState,
-}
-
-#[derive(Debug)]
-enum ReadState {
-    Waiting(Fetch),
-    Done(Result<FetchResult, StoreError>),
-}
-
 impl SimServer {
     /// Creates a server that has just started on this store. The seed determines all ids that it
     /// draws.
@@ -150,7 +140,7 @@ impl SimServer {
         Self {
             config: Arc::new(config),
             metrics: Arc::new(Metrics::new()),
-            store,
+            store: Arc::new(Embedded(store)),
             signer: UrlSigner::new("simulation"),
             usage,
             ids: Ids::from_seed(bytes),
@@ -221,6 +211,7 @@ impl SimServer {
                     Arc::clone(&self.usage),
                     self.ids.fork(),
                 )),
+                owner: Owner::new(Self::room_id(room)),
                 mailbox: VecDeque::new(),
                 committing: None,
                 committed: None,
@@ -319,7 +310,7 @@ impl SimServer {
 
     /// Whether batches wait that the committer has not begun to write.
     pub fn has_batches(&self) -> bool {
-        self.work.has_batches()
+        self.work.has_batches(self.instant())
     }
 
     /// Whether the committer is between [`begin_commit`](Self::begin_commit) and
@@ -330,7 +321,9 @@ impl SimServer {
 
     /// Commits the batches that are next, and returns their number. Rooms do not learn of it yet.
     pub fn begin_commit(&mut self) -> usize {
-        let answers = self.work.commit(self.store.as_ref(), &self.metrics);
+        let answers = self
+            .work
+            .commit(self.store.as_ref(), &self.metrics, self.instant());
         let count = answers.len();
         self.committed = Some(answers);
         count
@@ -345,7 +338,7 @@ impl SimServer {
 
     /// Whether answers, or the store, wait for [`clear_away`](Self::clear_away).
     pub fn is_clearing(&self) -> bool {
-        self.work.is_waiting()
+        self.work.is_clearing()
     }
 
     /// Erases what the store can erase, and hands out the answers that waited for it. Returns how
@@ -370,39 +363,18 @@ impl SimServer {
         answered
     }
 
+    /// Ends a room, because another server owns it.
+    pub fn end_lease(&mut self, room: &str) {
+        if let Some(state) = self.rooms.get_mut(room) {
+            state.room.lose();
+        }
+        self.run(room);
+    }
+
     fn instant(&self) -> Instant {
         let (instant, then) = self.started;
         let millis = self.now.0.saturating_sub(then.0);
         instant + Duration::from_millis(u64::try_from(millis).unwrap_or_default())
-    }
-
-    /// How many reads are in flight.
-    pub fn reads(&self) -> usize {
-        self.reads.len()
-    }
-
-    /// Advances a read. The first call reads from the store; the second hands the result, which may
-    /// be outdated by then, to the room.
-    pub fn advance_read(&mut self, index: usize) {
-        let Some(one) = self.reads.get_mut(index) else {
-            return;
-        };
-        if let ReadState::Waiting(fetch) = &one.state {
-            let room = Self::room_id(&one.room);
-            one.state = ReadState::Done(read(self.store.as_ref(), &room, fetch.clone()));
-            return;
-        }
-        let one = self.reads.remove(index);
-        let ReadState::Done(result) = one.state else {
-            return;
-        };
-        let Some(state) = self.rooms.get_mut(&one.room) else {
-            return;
-        };
-        if state.generation == one.generation {
-            state.fetched.push_back((one.number, result));
-            self.run(&one.room);
-        }
     }
 
     /// Sets the time. It has no effect until something reads the clock.
@@ -436,7 +408,7 @@ impl SimServer {
     /// Runs the clock-driven work of the rooms and the store's maintenance.
     pub fn tick(&mut self) {
         // What the store puts off is tried again at the next tick.
-        let _ = self.store.tend();
+        let _ = block_on(self.store.tend());
         self.work.tended(self.instant());
         let names: Vec<String> = self.rooms.keys().cloned().collect();
         for name in names {
@@ -536,7 +508,7 @@ impl SimServer {
                 }
                 Next::Commit(writes) => {
                     let (done, result) = oneshot::channel();
-                    self.work.add(writes, done);
+                    self.work.add(Arc::clone(&state.owner), writes, done);
                     state.committing = Some(result);
                 }
                 Next::Fetch(number, fetch) => self.reads.push(Read {
@@ -558,7 +530,13 @@ impl SimServer {
                 Next::End => break,
             }
         }
+        state.room.finish();
         self.rooms.remove(name);
+        // A join that the room did not handle would go to the next room; here its client connects
+        // again.
+        for connection in self.connections.values().filter(|one| one.room == name) {
+            connection.outbox.finish();
+        }
     }
 }
 

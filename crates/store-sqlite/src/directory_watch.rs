@@ -5,8 +5,8 @@ use std::path::Path;
 /// A watch on the directory of a file: inotify on Linux. Without one, a change is always assumed.
 ///
 /// It reports files that are created, deleted and moved by the time that the system call doing so
-/// returns. It reports no writes into files, no move of a directory above its own, and, on a network
-/// file system, nothing that another machine does.
+/// returns. It reports no writes into files, no move of a directory above its own, and nothing that
+/// another machine does on a network file system.
 #[derive(Debug)]
 pub(crate) struct DirectoryWatch {
     #[cfg(target_os = "linux")]

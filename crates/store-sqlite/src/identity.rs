@@ -107,10 +107,10 @@ impl OpenFiles {
         })
     }
 
-    /// Checks that the files are in place and the WAL is complete. Call it at the beginning of every
-    /// transaction: a write behind a cut would restore the length of a WAL that was cut. Returns the
-    /// pages of the database, as far as is known; within a write transaction, that is their number
-    /// at its beginning.
+    /// Checks that the files are in place and the WAL is complete. Call it at the beginning of
+    /// every transaction: a write behind a cut would restore the length of a WAL that was cut.
+    /// Returns the pages of the database, as far as is known; within a write transaction, that is
+    /// their number at its beginning.
     ///
     /// It costs one look-up of a path: whether the names in the directory have changed is read from
     /// a [`DirectoryWatch`], where there is one.

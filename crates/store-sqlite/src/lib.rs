@@ -21,6 +21,7 @@ mod files;
 mod freeing;
 mod identity;
 mod open;
+mod owners;
 mod provenance;
 mod read;
 mod readers;

@@ -5,8 +5,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use meshagent_store::{
-    DocumentId, Entry, FileHead, FileVersion, ProvenanceRecord, RoomId, Seq, Staging, Store,
-    StoreError, StoreStats, StoredDocument, StoredFile, StoredUpdate, Write, WriteError, Written,
+    Batch, DocumentId, Entry, Epoch, FileHead, FileVersion, ProvenanceRecord, RoomId, Seq, Staging,
+    Store, StoreError, StoreStats, StoredDocument, StoredFile, StoredUpdate, Write, WriteError,
+    Written,
 };
 
 use rusqlite::Connection;
@@ -18,6 +19,7 @@ use crate::open::{
     DATABASE_FILE, DirectoryLock, Found, LOCK_FILE, OpenError, Opened, Options, first_mark,
     lock_directory, mark_closed, mark_open, open_database, open_keeper,
 };
+use crate::owners::Owners;
 use crate::provenance;
 use crate::read;
 use crate::readers::Readers;
@@ -32,6 +34,7 @@ pub struct SqliteStore {
     readers: Readers,
     writer: Mutex<Writer>,
     files: Arc<OpenFiles>,
+    owners: Owners,
     found: Found,
     unsealed: Option<String>,
     // Closed after the other connections.
@@ -116,6 +119,7 @@ impl SqliteStore {
         Ok(Self {
             readers: Readers::new(path, Arc::clone(&files)),
             writer: Mutex::new(writer),
+            owners: Owners::default(),
             found,
             unsealed: unsealed.map(|error| error.to_string()),
             keeper: Mutex::new(keeper),
@@ -155,20 +159,28 @@ impl SqliteStore {
 }
 
 impl Store for SqliteStore {
-    fn commit(&self, writes: &[Write]) -> Result<Vec<Result<Written, WriteError>>, StoreError> {
-        self.with_writer(|writer| writer.commit(writes, None))
+    fn commit_batches(
+        &self,
+        writes: &[Write],
+        batches: &[Batch],
+        staging: Option<&Staging>,
+    ) -> Result<Vec<Result<Written, WriteError>>, StoreError> {
+        self.with_writer(|writer| {
+            let (fenced, _committing) = self.owners.begin(batches);
+            writer.commit(writes, fenced, staging)
+        })
+    }
+
+    fn take_over(&self, room: &RoomId, from: Option<Epoch>) -> Result<Epoch, StoreError> {
+        self.owners.take_over(room, from)
+    }
+
+    fn release(&self, room: &RoomId, epoch: Epoch) {
+        self.owners.release(room, epoch);
     }
 
     fn stage(&self, writes: &[Write], staging: &Staging) -> Result<bool, StoreError> {
         self.with_writer(|writer| writer.stage(writes, staging))
-    }
-
-    fn commit_staged(
-        &self,
-        writes: &[Write],
-        staging: &Staging,
-    ) -> Result<Vec<Result<Written, WriteError>>, StoreError> {
-        self.with_writer(|writer| writer.commit(writes, Some(staging)))
     }
 
     fn stat(&self, room: &RoomId, path: &str) -> Result<Option<Entry>, StoreError> {

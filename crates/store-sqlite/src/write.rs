@@ -71,6 +71,7 @@ pub(crate) fn apply(
                     connection,
                     authors,
                     document,
+                    None,
                     state,
                     contributions,
                     *at,
@@ -81,6 +82,7 @@ pub(crate) fn apply(
         }
         Write::Append {
             document,
+            end,
             update,
             contributions,
             at,
@@ -89,6 +91,7 @@ pub(crate) fn apply(
                 connection,
                 authors,
                 *document,
+                *end,
                 update,
                 contributions,
                 *at,
@@ -98,6 +101,7 @@ pub(crate) fn apply(
         }
         Write::Snapshot {
             document,
+            end,
             through,
             state,
             fold_before,
@@ -105,6 +109,7 @@ pub(crate) fn apply(
             connection,
             authors,
             *document,
+            *end,
             *through,
             state,
             *fold_before,
@@ -186,12 +191,13 @@ pub(crate) fn precheck(connection: &Connection, write: &Write) -> Result<(), Fai
         }
         Write::Snapshot {
             document,
+            end,
             through,
             state,
             ..
         } => {
             check_size(state.len())?;
-            check_range(connection, *document, *through)?;
+            check_range(connection, *document, *end, *through)?;
         }
         Write::Delete { .. } | Write::Move { .. } => {}
     }

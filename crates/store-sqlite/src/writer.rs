@@ -178,10 +178,11 @@ impl Writer {
         }
     }
 
-    /// Commits a batch that may be staged in part.
+    /// Commits the batches of several owners, or one that may be staged in part.
     pub(crate) fn commit(
         &mut self,
         writes: &[Write],
+        fenced: BTreeMap<usize, WriteError>,
         staging: Option<&Staging>,
     ) -> Result<Vec<Result<Written, WriteError>>, StoreError> {
         self.begin()?;
@@ -189,8 +190,9 @@ impl Writer {
             Some(batch) => batch.staged.clone().ok_or_else(space_taken)?,
             None => Vec::new(),
         };
-        // Writes that failed are set aside, so that the others reach the disk.
-        let mut damaged = BTreeMap::new();
+        // Writes that failed, or are not their owner's any more, are set aside, so that the others
+        // reach the disk.
+        let mut damaged = fenced;
         let (mut attempts, mut is_dry_run_done) = (0, false);
         let mut may_be_in_tail = false;
         let mut space = Space::default();

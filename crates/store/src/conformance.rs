@@ -10,6 +10,7 @@ mod faults;
 mod large;
 mod moves;
 mod namespace;
+mod owners;
 mod provenance;
 mod random;
 mod reach;
@@ -39,6 +40,7 @@ pub trait Subject {
 pub fn run<S: Subject>(make: impl Fn() -> S) {
     let checks = [
         documents::CHECKS,
+        owners::CHECKS,
         namespace::CHECKS,
         moves::CHECKS,
         reach::CHECKS,
@@ -88,6 +90,7 @@ fn create(path: &str, state: &[u8]) -> Write {
 fn append(document: DocumentId, update: &[u8]) -> Write {
     Write::Append {
         document,
+        end: None,
         update: Bytes::copy_from_slice(update),
         contributions: vec![contribution("bob", 2)],
         at: Timestamp(2),
@@ -97,6 +100,7 @@ fn append(document: DocumentId, update: &[u8]) -> Write {
 fn snapshot(document: DocumentId, through: u64, state: &[u8]) -> Write {
     Write::Snapshot {
         document,
+        end: None,
         through: Seq(through),
         state: Bytes::copy_from_slice(state),
         fold_before: Timestamp(i64::MIN),

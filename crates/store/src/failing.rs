@@ -7,9 +7,9 @@ use std::sync::{Mutex, PoisonError};
 use bytes::Bytes;
 
 use crate::{
-    BoxError, DocumentId, Entry, FileHead, FileVersion, ProvenanceRecord, RoomId, Seq, Staging,
-    Store, StoreError, StoreStats, StoredDocument, StoredFile, StoredUpdate, Write, WriteError,
-    Written,
+    Batch, BoxError, DocumentId, Entry, Epoch, FileHead, FileVersion, ProvenanceRecord, RoomId,
+    Seq, Staging, Store, StoreError, StoreStats, StoredDocument, StoredFile, StoredUpdate, Write,
+    WriteError, Written,
 };
 
 /// The ways in which a call fails.
@@ -18,13 +18,14 @@ use crate::{
 pub enum Fault {
     /// The call fails with [`StoreError::Corrupt`] and has no effect.
     Corrupt,
+    /// The commit fails with [`StoreError::Unknown`] and has no effect.
+    Dropped,
     /// The call fails with [`StoreError::Full`] and has no effect.
     Full,
-    /// The call fails with [`StoreError::Unavailable`] although it took effect, as if the process
-    /// ended before it returned.
-    ///
-    /// A real store never does this while it runs, so a test that plans it restarts the
-    /// caller next.
+    /// The commit fails with [`StoreError::Unknown`], and takes effect when [`FailingStore::land`]
+    /// is called.
+    Late,
+    /// The commit fails with [`StoreError::Unknown`] although it took effect.
     Lost,
     /// The call fails with [`StoreError::Unavailable`] and has no effect.
     Unavailable,
@@ -51,6 +52,7 @@ struct State {
     appends: u64,
     refused: Vec<Range<u64>>,
     refused_updates: VecDeque<(DocumentId, Bytes)>,
+    late: Vec<(Vec<Write>, Vec<Batch>)>,
 }
 
 #[derive(Debug, Default)]
@@ -96,6 +98,18 @@ impl<S: Store> FailingStore<S> {
     /// Returns the appends that were refused since the last call, or the latest of them.
     pub fn take_refused(&self) -> Vec<(DocumentId, Bytes)> {
         self.with(|state| state.refused_updates.drain(..).collect())
+    }
+
+    /// Makes the commits arrive that are late, and returns their results.
+    ///
+    /// # Errors
+    /// The wrapped store fails.
+    pub fn land(&self) -> Result<Vec<Result<Written, WriteError>>, StoreError> {
+        let mut results = Vec::new();
+        for (writes, batches) in self.with(|state| std::mem::take(&mut state.late)) {
+            results.extend(self.inner.commit_batches(&writes, &batches, None)?);
+        }
+        Ok(results)
     }
 
     /// Cancels all planned failures.
@@ -150,33 +164,47 @@ impl<S: Store> FailingStore<S> {
             None => f(&self.inner),
             Some(Fault::Lost) => {
                 f(&self.inner)?;
-                Err(StoreError::Unavailable(planned()))
+                Err(StoreError::Unknown(planned()))
             }
+            Some(Fault::Dropped | Fault::Late) => Err(StoreError::Unknown(planned())),
             Some(Fault::Corrupt) => Err(corrupt()),
             Some(Fault::Full) => Err(StoreError::Full(planned())),
             Some(Fault::Unavailable) => Err(StoreError::Unavailable(planned())),
         }
     }
 
-    fn commit_batch(
+    fn commit_planned(
         &self,
         writes: &[Write],
+        batches: &[Batch],
         staging: Option<&Staging>,
     ) -> Result<Vec<Result<Written, WriteError>>, StoreError> {
-        self.commit_with(|store| {
+        let fault = self.with(|state| state.commits.next());
+        if fault == Some(Fault::Late) {
+            self.with(|state| state.late.push((writes.to_vec(), batches.to_vec())));
+        }
+        self.write_with(fault, |store| {
             let refusals = self.refusals(writes);
             if refusals.iter().all(Option::is_none) {
-                return match staging {
-                    Some(staging) => store.commit_staged(writes, staging),
-                    None => store.commit(writes),
-                };
+                return store.commit_batches(writes, batches, staging);
             }
             let kept = writes
                 .iter()
                 .zip(&refusals)
                 .filter(|(_, refusal)| refusal.is_none());
             let kept: Vec<Write> = kept.map(|(write, _)| write.clone()).collect();
-            let mut written = store.commit(&kept)?.into_iter();
+            let mut rest = refusals.iter();
+            let batches: Vec<Batch> = batches
+                .iter()
+                .map(|batch| {
+                    let refusals = rest.by_ref().take(batch.writes);
+                    Batch {
+                        writes: refusals.filter(|refusal| refusal.is_none()).count(),
+                        ..batch.clone()
+                    }
+                })
+                .collect();
+            let mut written = store.commit_batches(&kept, &batches, None)?.into_iter();
             let result = |refusal: Option<WriteError>| match refusal {
                 Some(error) => Some(Err(error)),
                 None => written.next(),
@@ -227,7 +255,9 @@ impl<S: Store> FailingStore<S> {
             None => f(&self.inner),
             Some(Fault::Corrupt) => Err(corrupt()),
             Some(Fault::Full) => Err(StoreError::Full(planned())),
-            Some(Fault::Lost | Fault::Unavailable) => Err(StoreError::Unavailable(planned())),
+            Some(Fault::Dropped | Fault::Late | Fault::Lost | Fault::Unavailable) => {
+                Err(StoreError::Unavailable(planned()))
+            }
         }
     }
 }
@@ -259,21 +289,26 @@ fn planned() -> BoxError {
 }
 
 impl<S: Store> Store for FailingStore<S> {
-    fn commit(&self, writes: &[Write]) -> Result<Vec<Result<Written, WriteError>>, StoreError> {
-        self.commit_batch(writes, None)
+    fn commit_batches(
+        &self,
+        writes: &[Write],
+        batches: &[Batch],
+        staging: Option<&Staging>,
+    ) -> Result<Vec<Result<Written, WriteError>>, StoreError> {
+        self.commit_planned(writes, batches, staging)
+    }
+
+    fn take_over(&self, room: &RoomId, from: Option<Epoch>) -> Result<Epoch, StoreError> {
+        self.inner.take_over(room, from)
+    }
+
+    fn release(&self, room: &RoomId, epoch: Epoch) {
+        self.inner.release(room, epoch);
     }
 
     fn stage(&self, writes: &[Write], staging: &Staging) -> Result<bool, StoreError> {
         let fault = self.with(|state| state.stages.next());
         self.write_with(fault, |store| store.stage(writes, staging))
-    }
-
-    fn commit_staged(
-        &self,
-        writes: &[Write],
-        staging: &Staging,
-    ) -> Result<Vec<Result<Written, WriteError>>, StoreError> {
-        self.commit_batch(writes, Some(staging))
     }
 
     fn stat(&self, room: &RoomId, path: &str) -> Result<Option<Entry>, StoreError> {

@@ -2,8 +2,8 @@
 //! every store passes, and a store that fails on demand.
 //!
 //! The crate contains no database, opens no file, starts no task and reads no clock: timestamps are
-//! part of the writes. Calls block. A server makes them on threads that may block; a simulation
-//! makes them directly.
+//! part of the writes. The calls of a [`Store`] block; those of an [`AsyncStore`] may wait. A
+//! server uses the second form, and [`Embedded`] makes it of the first.
 //!
 //! A room's documents and files share one namespace of paths with the semantics of object
 //! storage: a folder exists while an entry lies below it, and `a` and `a/b` may both exist.
@@ -17,6 +17,7 @@ mod memory;
 mod reach;
 mod reading;
 mod store;
+mod waiting;
 mod write;
 
 pub mod conformance;
@@ -27,13 +28,14 @@ pub use entry::{
     Entry, EntryKind, FileHead, FileVersion, StoreStats, StoredDocument, StoredFile, StoredUpdate,
 };
 pub use failing::{FailingStore, Fault};
-pub use id::{DocumentId, RoomId, Seq, Timestamp};
+pub use id::{DocumentId, Epoch, RoomId, Seq, Timestamp};
 pub use memory::MemoryStore;
 pub use provenance::{Author, Contribution, OperationRange, ProvenanceRecord};
 pub use reach::{Kinds, Reach};
 pub use reading::{FileReading, FileSum};
 pub use store::{BoxError, Staging, Store, StoreError};
+pub use waiting::{Answer, AsyncStore, Blocking, Embedded, block_on};
 pub use write::{
-    MAX_TOUCHED_ENTRIES, MAX_TOUCHED_PATH_BYTES, MovedEntry, Removed, Touched, Write, WriteError,
-    Written,
+    Batch, MAX_TOUCHED_ENTRIES, MAX_TOUCHED_PATH_BYTES, MovedEntry, Removed, Touched, Write,
+    WriteError, Written,
 };

@@ -3,7 +3,7 @@
 
 mod state;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::ops::Bound;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -13,8 +13,9 @@ use self::state::{Node, State, children, records_of};
 use crate::path::name;
 use crate::provenance;
 use crate::{
-    DocumentId, Entry, EntryKind, FileHead, FileVersion, ProvenanceRecord, RoomId, Seq, Store,
-    StoreError, StoreStats, StoredDocument, StoredFile, StoredUpdate, Write, WriteError, Written,
+    Batch, DocumentId, Entry, EntryKind, Epoch, FileHead, FileVersion, ProvenanceRecord, RoomId,
+    Seq, Staging, Store, StoreError, StoreStats, StoredDocument, StoredFile, StoredUpdate, Write,
+    WriteError, Written,
 };
 
 /// A store in memory. It never fills up and is always available.
@@ -37,9 +38,42 @@ impl MemoryStore {
 }
 
 impl Store for MemoryStore {
-    fn commit(&self, writes: &[Write]) -> Result<Vec<Result<Written, WriteError>>, StoreError> {
+    fn commit_batches(
+        &self,
+        writes: &[Write],
+        batches: &[Batch],
+        _staging: Option<&Staging>,
+    ) -> Result<Vec<Result<Written, WriteError>>, StoreError> {
         let mut state = self.state();
-        Ok(writes.iter().map(|write| state.apply(write)).collect())
+        let fenced = Batch::fenced(batches, |room| state.epoch(room));
+        // A later update of a document builds on the refused one.
+        let mut broken: HashSet<DocumentId> = HashSet::new();
+        let result = |(index, write): (usize, &Write)| {
+            let document = match write {
+                Write::Append { document, .. } | Write::Snapshot { document, .. } => {
+                    Some(*document)
+                }
+                _ => None,
+            };
+            let result = match (fenced.get(&index), document) {
+                (Some(error), _) => Err(error.clone()),
+                (None, Some(document)) if broken.contains(&document) => {
+                    Err(WriteError::Behind { document })
+                }
+                (None, _) => state.apply(write),
+            };
+            if let (Write::Append { document, .. }, Err(error)) = (write, &result)
+                && error.breaks_document()
+            {
+                broken.insert(*document);
+            }
+            result
+        };
+        Ok(writes.iter().enumerate().map(result).collect())
+    }
+
+    fn take_over(&self, room: &RoomId, from: Option<Epoch>) -> Result<Epoch, StoreError> {
+        self.state().take_over(room, from)
     }
 
     fn stat(&self, room: &RoomId, path: &str) -> Result<Option<Entry>, StoreError> {

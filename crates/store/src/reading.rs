@@ -5,7 +5,8 @@ use crc32fast::Hasher;
 
 use crate::entry::{FileHead, FileVersion};
 use crate::id::RoomId;
-use crate::store::{Store, StoreError};
+use crate::store::StoreError;
+use crate::waiting::AsyncStore;
 
 /// The checksum of a file's content, as far as it has been read.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -36,7 +37,7 @@ pub struct FileReading {
 }
 
 impl FileReading {
-    /// Begins at the start of an [opened](Store::open_file) file.
+    /// Begins at the start of an [opened](crate::Store::open_file) file.
     #[must_use]
     pub fn new(head: &FileHead) -> Self {
         Self {
@@ -71,16 +72,16 @@ impl FileReading {
     /// # Errors
     /// [`StoreError::Corrupt`] if bytes are missing, or if this is the last part and the content
     /// differs from what was written.
-    pub fn next(
+    pub async fn next(
         &mut self,
-        store: &dyn Store,
+        store: &dyn AsyncStore,
         room: &RoomId,
         path: &str,
         length: usize,
     ) -> Result<Option<Bytes>, StoreError> {
         let length = usize::try_from(self.remaining()).map_or(length, |left| left.min(length));
-        let part = store.read_file_range(room, path, self.version, self.read, length)?;
-        let Some(part) = part else {
+        let part = store.read_file_range(room, path, self.version, self.read, length);
+        let Some(part) = part.await? else {
             return Ok(None);
         };
         let corrupt = |what: &str| StoreError::Corrupt {

@@ -7,8 +7,8 @@ use bytes::Bytes;
 use thiserror::Error;
 
 use crate::{
-    DocumentId, Entry, FileHead, FileVersion, ProvenanceRecord, RoomId, Seq, StoreStats,
-    StoredDocument, StoredFile, StoredUpdate, Write, WriteError, Written,
+    Batch, DocumentId, Entry, Epoch, FileHead, FileVersion, ProvenanceRecord, RoomId, Seq,
+    StoreStats, StoredDocument, StoredFile, StoredUpdate, Write, WriteError, Written,
 };
 
 /// The database's own error, as the source of a [`StoreError`].
@@ -16,7 +16,8 @@ pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Storage for the documents and files of rooms.
 ///
-/// All calls block. Reads see every commit that returned before they began.
+/// All calls block; [`AsyncStore`](crate::AsyncStore) is the form whose calls may wait. Reads see
+/// every commit that returned before they began.
 pub trait Store: Send + Sync + Debug {
     /// Applies `writes` in order, in one transaction, and returns one result for each.
     ///
@@ -25,44 +26,77 @@ pub trait Store: Send + Sync + Debug {
     ///
     /// A refused write affects only itself, with one exception: a later update of a document
     /// builds on the earlier ones. If a [`Write::Append`] is refused although its document
-    /// exists, the batch's further appends to that document, and snapshots of it, are refused
-    /// with [`WriteError::Behind`].
+    /// exists and its owner is the present one, the further appends to that document, and
+    /// snapshots of it, are refused with [`WriteError::Behind`].
+    ///
+    /// The first of the writes belong to `batches`, in order. Those of an owner that is no longer
+    /// the present one are refused with [`WriteError::Fenced`]. Further writes belong to programs
+    /// that need no owner, because no server uses the store. If `staging` is given, the writes were
+    /// [staged](Store::stage) under it.
     ///
     /// # Errors
-    /// No write of the batch was applied. [`StoreError::Unavailable`] and [`StoreError::Full`] may
-    /// be temporary: the same batch can be retried. After [`StoreError::Replaced`], nothing that is
-    /// written will last.
-    fn commit(&self, writes: &[Write]) -> Result<Vec<Result<Written, WriteError>>, StoreError>;
+    /// No write was applied. [`StoreError::Unavailable`] and [`StoreError::Full`] may be temporary:
+    /// the same writes can be retried. After [`StoreError::Replaced`], nothing that is written will
+    /// last. Also [`StoreError::Full`] if other writes needed the space of staged content. After
+    /// [`StoreError::Unknown`] alone, writes may have been applied, or may still be.
+    fn commit_batches(
+        &self,
+        writes: &[Write],
+        batches: &[Batch],
+        staging: Option<&Staging>,
+    ) -> Result<Vec<Result<Written, WriteError>>, StoreError>;
+
+    /// Commits writes that belong to no owner; see [`Store::commit_batches`].
+    ///
+    /// # Errors
+    /// As [`Store::commit_batches`].
+    fn commit(&self, writes: &[Write]) -> Result<Vec<Result<Written, WriteError>>, StoreError> {
+        self.commit_batches(writes, &[], None)
+    }
+
+    /// Makes the caller the owner of a room, and returns its epoch. From then on, reads see all
+    /// that earlier owners have written, and nothing more that they write is accepted.
+    ///
+    /// With `from`, the caller renews the epoch that it has, so that none of its own earlier writes
+    /// can still arrive.
+    ///
+    /// # Errors
+    /// [`StoreError::Fenced`] if `from` is not the present epoch.
+    fn take_over(&self, room: &RoomId, from: Option<Epoch>) -> Result<Epoch, StoreError>;
+
+    /// Gives up the ownership of a room that ends. An epoch that is no longer the present one is
+    /// ignored.
+    fn release(&self, room: &RoomId, epoch: Epoch) {
+        let _ = (room, epoch);
+    }
 
     /// Stages a large batch: writes some of its content ahead of the commit, for a few
     /// milliseconds, and returns whether all of it is staged.
     ///
     /// While it returns `false`, call it again with the same batch; other commits may run in
-    /// between. [`Store::commit_staged`] is cheap afterwards. Staged content is invisible until
-    /// that commit, and does not outlive the process without it.
+    /// between. The commit with this `staging` is cheap afterwards. Staged content is invisible
+    /// until that commit, and does not outlive the process without it.
     ///
     /// A large batch has more than a few hundred KiB of content. For smaller batches this does
     /// nothing, nor does it for a store to which batches of any size cost little.
     ///
     /// # Errors
-    /// As [`Store::commit`]: the batch fails. Dropping `staging` frees the space.
+    /// As [`Store::commit_batches`]: the batch fails. Dropping `staging` frees the space.
     fn stage(&self, writes: &[Write], staging: &Staging) -> Result<bool, StoreError> {
         let _ = (writes, staging);
         Ok(true)
     }
 
-    /// Commits a batch as [`Store::commit`] does, after it was [staged](Store::stage).
+    /// Commits writes that belong to no owner, after they were [staged](Store::stage).
     ///
     /// # Errors
-    /// As [`Store::commit`]. Also [`StoreError::Full`] if other writes needed the space of the
-    /// staged content.
+    /// As [`Store::commit_batches`].
     fn commit_staged(
         &self,
         writes: &[Write],
         staging: &Staging,
     ) -> Result<Vec<Result<Written, WriteError>>, StoreError> {
-        let _ = staging;
-        self.commit(writes)
+        self.commit_batches(writes, &[], Some(staging))
     }
 
     /// Returns the entry at `path`. A document or file takes precedence over a folder of the same
@@ -225,108 +259,135 @@ impl Staging {
     }
 }
 
-impl<S: Store + ?Sized> Store for Arc<S> {
-    fn commit(&self, writes: &[Write]) -> Result<Vec<Result<Written, WriteError>>, StoreError> {
-        (**self).commit(writes)
-    }
+/// Forwards all calls through a pointer.
+macro_rules! forward {
+    ($pointer:ty) => {
+        impl<S: Store + ?Sized> Store for $pointer {
+            fn commit_batches(
+                &self,
+                writes: &[Write],
+                batches: &[Batch],
+                staging: Option<&Staging>,
+            ) -> Result<Vec<Result<Written, WriteError>>, StoreError> {
+                (**self).commit_batches(writes, batches, staging)
+            }
 
-    fn stage(&self, writes: &[Write], staging: &Staging) -> Result<bool, StoreError> {
-        (**self).stage(writes, staging)
-    }
+            fn take_over(&self, room: &RoomId, from: Option<Epoch>) -> Result<Epoch, StoreError> {
+                (**self).take_over(room, from)
+            }
 
-    fn commit_staged(
-        &self,
-        writes: &[Write],
-        staging: &Staging,
-    ) -> Result<Vec<Result<Written, WriteError>>, StoreError> {
-        (**self).commit_staged(writes, staging)
-    }
+            fn release(&self, room: &RoomId, epoch: Epoch) {
+                (**self).release(room, epoch);
+            }
 
-    fn stat(&self, room: &RoomId, path: &str) -> Result<Option<Entry>, StoreError> {
-        (**self).stat(room, path)
-    }
+            fn stage(&self, writes: &[Write], staging: &Staging) -> Result<bool, StoreError> {
+                (**self).stage(writes, staging)
+            }
 
-    fn list(
-        &self,
-        room: &RoomId,
-        folder: &str,
-        max: usize,
-    ) -> Result<Option<Vec<Entry>>, StoreError> {
-        (**self).list(room, folder, max)
-    }
+            fn stat(&self, room: &RoomId, path: &str) -> Result<Option<Entry>, StoreError> {
+                (**self).stat(room, path)
+            }
 
-    fn load(&self, room: &RoomId, path: &str) -> Result<Option<StoredDocument>, StoreError> {
-        (**self).load(room, path)
-    }
+            fn list(
+                &self,
+                room: &RoomId,
+                folder: &str,
+                max: usize,
+            ) -> Result<Option<Vec<Entry>>, StoreError> {
+                (**self).list(room, folder, max)
+            }
 
-    fn load_by_id(&self, document: DocumentId) -> Result<Option<StoredDocument>, StoreError> {
-        (**self).load_by_id(document)
-    }
+            fn load(
+                &self,
+                room: &RoomId,
+                path: &str,
+            ) -> Result<Option<StoredDocument>, StoreError> {
+                (**self).load(room, path)
+            }
 
-    fn load_since(
-        &self,
-        document: DocumentId,
-        after: Seq,
-    ) -> Result<Vec<StoredUpdate>, StoreError> {
-        (**self).load_since(document, after)
-    }
+            fn load_by_id(
+                &self,
+                document: DocumentId,
+            ) -> Result<Option<StoredDocument>, StoreError> {
+                (**self).load_by_id(document)
+            }
 
-    fn follow(
-        &self,
-        document: DocumentId,
-        after: Seq,
-        limit: usize,
-    ) -> Result<Vec<StoredUpdate>, StoreError> {
-        (**self).follow(document, after, limit)
-    }
+            fn load_since(
+                &self,
+                document: DocumentId,
+                after: Seq,
+            ) -> Result<Vec<StoredUpdate>, StoreError> {
+                (**self).load_since(document, after)
+            }
 
-    fn provenance(&self, document: DocumentId) -> Result<Vec<ProvenanceRecord>, StoreError> {
-        (**self).provenance(document)
-    }
+            fn follow(
+                &self,
+                document: DocumentId,
+                after: Seq,
+                limit: usize,
+            ) -> Result<Vec<StoredUpdate>, StoreError> {
+                (**self).follow(document, after, limit)
+            }
 
-    fn read_file(&self, room: &RoomId, path: &str) -> Result<Option<StoredFile>, StoreError> {
-        (**self).read_file(room, path)
-    }
+            fn provenance(
+                &self,
+                document: DocumentId,
+            ) -> Result<Vec<ProvenanceRecord>, StoreError> {
+                (**self).provenance(document)
+            }
 
-    fn open_file(&self, room: &RoomId, path: &str) -> Result<Option<FileHead>, StoreError> {
-        (**self).open_file(room, path)
-    }
+            fn read_file(
+                &self,
+                room: &RoomId,
+                path: &str,
+            ) -> Result<Option<StoredFile>, StoreError> {
+                (**self).read_file(room, path)
+            }
 
-    fn read_file_range(
-        &self,
-        room: &RoomId,
-        path: &str,
-        version: FileVersion,
-        start: u64,
-        length: usize,
-    ) -> Result<Option<Bytes>, StoreError> {
-        (**self).read_file_range(room, path, version, start, length)
-    }
+            fn open_file(&self, room: &RoomId, path: &str) -> Result<Option<FileHead>, StoreError> {
+                (**self).open_file(room, path)
+            }
 
-    fn check(&self) -> Result<(), StoreError> {
-        (**self).check()
-    }
+            fn read_file_range(
+                &self,
+                room: &RoomId,
+                path: &str,
+                version: FileVersion,
+                start: u64,
+                length: usize,
+            ) -> Result<Option<Bytes>, StoreError> {
+                (**self).read_file_range(room, path, version, start, length)
+            }
 
-    fn stats(&self) -> Result<StoreStats, StoreError> {
-        (**self).stats()
-    }
+            fn check(&self) -> Result<(), StoreError> {
+                (**self).check()
+            }
 
-    fn tend(&self) -> Result<(), StoreError> {
-        (**self).tend()
-    }
+            fn stats(&self) -> Result<StoreStats, StoreError> {
+                (**self).stats()
+            }
 
-    fn free_some(&self) -> Result<bool, StoreError> {
-        (**self).free_some()
-    }
+            fn tend(&self) -> Result<(), StoreError> {
+                (**self).tend()
+            }
 
-    fn erase(&self) -> Result<bool, StoreError> {
-        (**self).erase()
-    }
+            fn free_some(&self) -> Result<bool, StoreError> {
+                (**self).free_some()
+            }
 
-    fn log_bytes(&self) -> u64 {
-        (**self).log_bytes()
-    }
+            fn erase(&self) -> Result<bool, StoreError> {
+                (**self).erase()
+            }
+
+            fn log_bytes(&self) -> u64 {
+                (**self).log_bytes()
+            }
+        }
+    };
 }
+
+forward!(&S);
+forward!(Arc<S>);
 
 /// An error of a store.
 #[derive(Debug, Error)]
@@ -353,6 +414,12 @@ pub enum StoreError {
         /// A description of the damage.
         what: String,
     },
+    /// The caller is no longer the owner of the room.
+    #[error("another writer has taken over the room, in epoch {epoch}")]
+    Fenced {
+        /// The epoch of the present owner.
+        epoch: Epoch,
+    },
     /// The disk is full. Deleting entries, or a larger disk, helps.
     #[error("the disk is full")]
     Full(#[source] BoxError),
@@ -371,6 +438,10 @@ pub enum StoreError {
         "the database was deleted or replaced while in use: restart the server to save anything"
     )]
     Replaced(#[source] BoxError),
+    /// The writes may have been stored, may still be stored, or may never be. Before a retry, take
+    /// the room over, then look at what is stored.
+    #[error("the store did not say whether it has stored the writes")]
+    Unknown(#[source] BoxError),
     /// The store is busy, or its disk or network fails; a retry may succeed.
     #[error("the store is temporarily unavailable")]
     Unavailable(#[source] BoxError),

@@ -1,9 +1,11 @@
 //! Changes as data: the writes that a room asks of a store, and their results.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use thiserror::Error;
 
-use crate::{Contribution, DocumentId, Reach, RoomId, Seq, Timestamp};
+use crate::{Contribution, DocumentId, Epoch, Reach, RoomId, Seq, Timestamp};
 
 /// One change to a room.
 #[derive(Clone, Debug)]
@@ -27,6 +29,9 @@ pub enum Write {
     Append {
         /// The document.
         document: DocumentId,
+        /// The position at which the log has to end. `None` accepts any, for programs that are
+        /// known to be the only writer.
+        end: Option<Seq>,
         /// The change as a v1 update.
         update: Bytes,
         /// The contributions to the update.
@@ -39,6 +44,9 @@ pub enum Write {
     Snapshot {
         /// The document.
         document: DocumentId,
+        /// The position at which the log has to end. `None` accepts any, for programs that are
+        /// known to be the only writer.
+        end: Option<Seq>,
         /// The last update that `state` contains.
         through: Seq,
         /// The merged state as a v1 update.
@@ -118,6 +126,39 @@ impl Write {
             Self::Delete { recursive, .. } => *recursive,
             _ => false,
         }
+    }
+}
+
+/// Some of the writes of a commit, which the owner of a room made.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Batch {
+    /// The room, to which all of the writes belong.
+    pub room: RoomId,
+    /// The epoch of the owner. If the room has another owner, all of the writes are refused.
+    pub epoch: Epoch,
+    /// The number of writes.
+    pub writes: usize,
+}
+
+impl Batch {
+    /// Returns for each write of a commit why its owner may not make it, by the index of the write.
+    /// `current` returns the present epoch of a room.
+    pub fn fenced(
+        batches: &[Self],
+        current: impl Fn(&RoomId) -> Epoch,
+    ) -> BTreeMap<usize, WriteError> {
+        let mut fenced = BTreeMap::new();
+        let mut start = 0;
+        for batch in batches {
+            let end = start + batch.writes;
+            let epoch = current(&batch.room);
+            if epoch != batch.epoch {
+                let refusal = |index| (index, WriteError::Fenced { epoch });
+                fenced.extend((start..end).map(refusal));
+            }
+            start = end;
+        }
+        fenced
     }
 }
 
@@ -255,6 +296,12 @@ pub enum WriteError {
         /// A description of the damage.
         what: String,
     },
+    /// The room has another owner: nothing more can be written in this epoch.
+    #[error("another writer has taken over the room, in epoch {epoch}")]
+    Fenced {
+        /// The epoch of the present owner.
+        epoch: Epoch,
+    },
     /// There is no space, although there was some for the deletions of the same batch.
     #[error("the disk is full; try again when there is space, which deletions make")]
     Full,
@@ -299,6 +346,9 @@ pub enum WriteError {
         /// The path that the move would make.
         path: String,
     },
+    /// The outcome of the write was unknown at first, and it is not stored.
+    #[error("storage failed, and nothing of this was saved; try again")]
+    NotStored,
     /// The path is a folder.
     #[error("{path:?} is a folder: set the recursive flag to delete it")]
     RecursiveRequired {
@@ -333,6 +383,16 @@ pub enum WriteError {
         /// The bytes that the paths may have together.
         max_bytes: usize,
     },
+    /// The log of the document ends at another position than the write expects.
+    #[error("the log of document {document} ends at {end}, expected {expected}")]
+    WrongEnd {
+        /// The document.
+        document: DocumentId,
+        /// The position of its last update.
+        end: Seq,
+        /// The position that was given.
+        expected: Seq,
+    },
     /// The value is larger than this store can keep in one piece.
     #[error("a value of {bytes} bytes is too large, expected at most {max_bytes}")]
     TooLarge {
@@ -341,4 +401,14 @@ pub enum WriteError {
         /// The largest size that is accepted, in bytes.
         max_bytes: u64,
     },
+}
+
+impl WriteError {
+    /// Returns whether the refusal of an append with this error refuses what follows it in the same
+    /// commit for the same document. What the present owner writes does not build on what is
+    /// fenced.
+    #[must_use]
+    pub fn breaks_document(&self) -> bool {
+        !matches!(self, Self::Fenced { .. } | Self::NoSuchDocument { .. })
+    }
 }

@@ -1,15 +1,18 @@
 //! Deletions on a full disk: they are committed even if the rest of their batch finds no space.
 
-use meshagent_store::{Store, StoreError, Write, WriteError};
+use std::sync::Arc;
 
-use super::{BatchResult, commit_together};
+use meshagent_store::{AsyncStore, StoreError, Write, WriteError};
+
+use super::{BatchResult, Owner, commit_alone};
 use crate::metrics::Metrics;
 
 /// If the disk is full, commits the deletions of a batch without the rest: otherwise a busy room
 /// could never free space. A deletion after a move is not committed, as it refers to the result of
 /// the move.
 pub(super) fn or_deletions(
-    store: &dyn Store,
+    store: &dyn AsyncStore,
+    owner: &Arc<Owner>,
     writes: &[Write],
     result: BatchResult,
     metrics: &Metrics,
@@ -28,7 +31,7 @@ pub(super) fn or_deletions(
     if deletions.is_empty() || deletions.len() == writes.len() {
         return result;
     }
-    let mut deleted = commit_together(store, &deletions, metrics)?.into_iter();
+    let mut deleted = commit_alone(store, owner, &deletions, metrics)?.into_iter();
     let results = writes.iter().enumerate().map(|(index, write)| {
         let deleted = (index < before_moves && is_deletion(&write)).then(|| deleted.next());
         deleted.flatten().unwrap_or(Err(WriteError::Full))
@@ -38,9 +41,11 @@ pub(super) fn or_deletions(
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
+    use meshagent_store::{
+        FailingStore, Fault, MemoryStore, Reach, RoomId, Store as _, Timestamp, Written,
+    };
 
-    use meshagent_store::{FailingStore, Fault, MemoryStore, Reach, RoomId, Timestamp, Written};
+    use crate::committer::tests::commit_rooms;
 
     use super::*;
 
@@ -86,7 +91,7 @@ mod tests {
         store.commit(&[put("ä"), put("b"), put("c")]).unwrap();
         store.fail_commits(1..2, Fault::Full);
         let batch = vec![put("d"), delete("ä"), rename("b", "c"), delete("b")];
-        let results = super::super::commit(&store, vec![batch], &Metrics::new());
+        let results = commit_rooms(&store, &[batch]);
         let results = results[0].as_ref().unwrap();
         assert!(matches!(&results[1], Ok(Written::Deleted { entries }) if entries.len() == 1));
         for index in [0, 2, 3] {
@@ -113,7 +118,7 @@ mod tests {
             store.fail_commits(begun + call..begun + call + 1, Fault::Full);
         }
         let batches = (0..ROOMS).map(|number| vec![put("new"), delete(&name(number))]);
-        let results = super::super::commit(&store, batches.collect(), &Metrics::new());
+        let results = commit_rooms(&store, &batches.collect::<Vec<_>>());
         for (number, result) in results.iter().enumerate() {
             let result = result.as_ref().unwrap();
             assert_eq!(result[0], Err(WriteError::Full), "{number}");
@@ -128,7 +133,7 @@ mod tests {
     fn batch_that_deletes_nothing_fails_as_a_whole() {
         let store = FailingStore::new(MemoryStore::new());
         store.fail_commits(0..1, Fault::Full);
-        let results = super::super::commit(&store, vec![vec![put("d"), put("e")]], &Metrics::new());
+        let results = commit_rooms(&store, &[vec![put("d"), put("e")]]);
         let error: &Arc<StoreError> = results[0].as_ref().unwrap_err();
         assert!(matches!(**error, StoreError::Full(_)));
     }

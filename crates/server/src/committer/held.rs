@@ -4,7 +4,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
-use meshagent_store::{Store, StoreError, Written};
+use meshagent_store::{AsyncStore, StoreError, Written, block_on};
 use tokio::sync::oneshot;
 
 use super::{BatchResult, Outcome, with_causes};
@@ -12,7 +12,7 @@ use super::{BatchResult, Outcome, with_causes};
 /// How long an answer is held at most. After this time something outside of the server, such as a
 /// backup, holds the store's log. Until that has ended, further deletions are answered without the
 /// wait.
-const PATIENCE: Duration = Duration::from_secs(2);
+pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 /// How long the store is asked to erase after its maintenance: what it puts off may wait for its
 /// own reads.
 const TENDED: Duration = Duration::from_millis(200);
@@ -71,8 +71,8 @@ impl Held {
     }
 
     /// Frees some space in the store.
-    pub(super) fn free_some(&mut self, store: &dyn Store) {
-        let freed = catch_unwind(AssertUnwindSafe(|| store.free_some()))
+    pub(super) fn free_some(&mut self, store: &dyn AsyncStore) {
+        let freed = catch_unwind(AssertUnwindSafe(|| block_on(store.free_some())))
             .unwrap_or_else(|_| Err(StoreError::Unavailable("the store panicked".into())));
         if let Err(error) = &freed {
             tracing::warn!(error = %with_causes(error), "space of what was deleted can't be freed \
@@ -93,8 +93,8 @@ impl Held {
     }
 
     /// Erases what the store can erase, and sends the answers that are due.
-    pub(super) fn erase(&mut self, store: &dyn Store, now: Instant) {
-        let erased = catch_unwind(AssertUnwindSafe(|| store.erase()))
+    pub(super) fn erase(&mut self, store: &dyn AsyncStore, now: Instant) {
+        let erased = catch_unwind(AssertUnwindSafe(|| block_on(store.erase())))
             .unwrap_or_else(|_| Err(StoreError::Unavailable("the store panicked".into())));
         if matches!(erased, Ok(true)) {
             self.is_given_up = false;
@@ -125,7 +125,7 @@ impl Held {
 }
 
 /// Whether the batch removed entries. Data that is only overwritten is erased later.
-fn deletes(result: &BatchResult) -> bool {
+pub(super) fn deletes(result: &BatchResult) -> bool {
     let deletes = |written: &Written| match written {
         Written::Deleted { .. } => true,
         Written::Moved { replaced, .. } => !replaced.is_empty(),

@@ -1,6 +1,6 @@
 //! The length of the store's log, for the metrics and a warning.
 
-use meshagent_store::Store;
+use meshagent_store::AsyncStore;
 
 use crate::metrics::Metrics;
 
@@ -15,7 +15,7 @@ pub(super) struct Log {
 }
 
 impl Log {
-    pub(super) fn measure(&mut self, store: &dyn Store, metrics: &Metrics) {
+    pub(super) fn measure(&mut self, store: &dyn AsyncStore, metrics: &Metrics) {
         let bytes = store.log_bytes();
         metrics
             .wal_bytes

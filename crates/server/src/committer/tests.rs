@@ -4,8 +4,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bytes::Bytes;
 use meshagent_store::{
-    DocumentId, Entry, FailingStore, Fault, FileHead, FileVersion, MemoryStore, ProvenanceRecord,
-    Reach, RoomId, Seq, Staging, StoreStats, StoredDocument, StoredFile, StoredUpdate, Timestamp,
+    Batch, DocumentId, Embedded, Entry, Epoch, FailingStore, Fault, FileHead, FileVersion,
+    MemoryStore, ProvenanceRecord, Reach, RoomId, Seq, Staging, Store, StoreStats, StoredDocument,
+    StoredFile, StoredUpdate, Timestamp,
 };
 
 use super::*;
@@ -19,6 +20,19 @@ fn put(path: &str, data: &'static str) -> Write {
         overwrite: false,
         at: Timestamp(0),
     }
+}
+
+/// The owner of a room that no other batch has.
+fn owner() -> Arc<Owner> {
+    static ROOMS: AtomicU64 = AtomicU64::new(0);
+    let room = ROOMS.fetch_add(1, Ordering::Relaxed);
+    Owner::new(RoomId::new("project", room.to_string()))
+}
+
+/// Commits batches of different rooms.
+pub(super) fn commit_rooms(store: &dyn Store, batches: &[Vec<Write>]) -> Vec<BatchResult> {
+    let parts: Vec<Part> = batches.iter().map(|batch| (owner(), batch.len())).collect();
+    commit(&Embedded(store), &batches.concat(), &parts, &Metrics::new())
 }
 
 fn written(results: &[BatchResult]) -> Vec<usize> {
@@ -37,7 +51,7 @@ fn a_batch_that_finds_no_space_costs_the_others_nothing() {
         vec![put("large", "größer als die anderen")],
         vec![put("c", "3")],
     ];
-    let results = commit(&store, batches, &Metrics::new());
+    let results = commit_rooms(&store, &batches);
     assert_eq!(written(&results), [2, 0, 1]);
     assert_eq!(store.stats().unwrap().files, 3);
 }
@@ -49,7 +63,7 @@ fn a_batch_that_makes_the_store_fail_costs_the_others_nothing() {
         store.fail_commits(0..1, fault);
         store.fail_commits(2..3, fault);
         let batches = ["a", "ä", "c", "d"].map(|path| vec![put(path, "x")]);
-        let results = commit(&store, batches.into(), &Metrics::new());
+        let results = commit_rooms(&store, &batches);
         assert_eq!(written(&results), [1, 0, 1, 1], "{fault:?}");
     }
 }
@@ -78,13 +92,26 @@ impl HeldLog {
     }
 
     fn start(self: &Arc<Self>) -> (Committer, std::thread::JoinHandle<()>) {
-        Committer::start(Arc::clone(self) as Arc<dyn Store>, Arc::new(Metrics::new())).unwrap()
+        Committer::start(
+            Arc::new(Embedded(Arc::clone(self))),
+            Arc::new(Metrics::new()),
+        )
+        .unwrap()
     }
 }
 
 impl Store for HeldLog {
-    fn commit(&self, writes: &[Write]) -> Result<Vec<WriteResult>, StoreError> {
-        self.inner.commit(writes)
+    fn take_over(&self, room: &RoomId, from: Option<Epoch>) -> Result<Epoch, StoreError> {
+        self.inner.take_over(room, from)
+    }
+
+    fn commit_batches(
+        &self,
+        writes: &[Write],
+        batches: &[Batch],
+        _staging: Option<&Staging>,
+    ) -> Result<Vec<WriteResult>, StoreError> {
+        self.inner.commit_batches(writes, batches, None)
     }
     fn stat(&self, room: &RoomId, path: &str) -> Result<Option<Entry>, StoreError> {
         self.inner.stat(room, path)
@@ -181,19 +208,19 @@ fn large_batch_is_staged_in_turns_with_small_ones() {
     store.to_stage.store(3, Ordering::Relaxed);
     let (mut work, metrics) = (Work::default(), Metrics::new());
     let (done, mut large) = oneshot::channel();
-    work.add(put_large("ä"), done);
+    work.add(owner(), put_large("ä"), done);
     for number in 0..4 {
         assert!(large.try_recv().is_err(), "before step {number}");
         let (done, mut small) = oneshot::channel();
-        work.add(vec![put(&number.to_string(), "x")], done);
+        work.add(owner(), vec![put(&number.to_string(), "x")], done);
         for _ in 0..2 {
-            let answers = work.commit(store.as_ref(), &metrics);
+            let answers = work.commit(&Embedded(store.as_ref()), &metrics, Instant::now());
             work.answer(answers, Instant::now());
         }
         assert_eq!(written(&[small.try_recv().unwrap().0]), [1]);
     }
     assert_eq!(written(&[large.try_recv().unwrap().0]), [1]);
-    assert!(!work.is_ready());
+    assert!(!work.is_ready(Instant::now()));
 }
 
 #[test]
@@ -202,8 +229,8 @@ fn large_batch_that_cannot_be_staged_is_not_committed() {
     store.fail_stages(0..1, Fault::Full);
     let (mut work, metrics) = (Work::default(), Metrics::new());
     let (done, mut large) = oneshot::channel();
-    work.add(put_large("ä"), done);
-    let answers = work.commit(&store, &metrics);
+    work.add(owner(), put_large("ä"), done);
+    let answers = work.commit(&Embedded(&store), &metrics, Instant::now());
     work.answer(answers, Instant::now());
     let failed = large.try_recv().unwrap().0.unwrap_err();
     assert!(matches!(*failed, StoreError::Full(_)), "{failed:?}");
@@ -214,11 +241,13 @@ fn large_batch_that_cannot_be_staged_is_not_committed() {
 async fn deletion_is_answered_when_nothing_of_it_is_left_and_others_go_on() {
     let store = HeldLog::new();
     let (committer, thread) = store.start();
-    let put_ä = committer.submit(vec![put("ä", "geheim")]).await;
+    let put_ä = committer.submit(&owner(), vec![put("ä", "geheim")]).await;
     assert_eq!(written(&[put_ä.await.unwrap().0]), [1]);
-    let mut deleted = committer.submit(vec![delete("ä")]).await;
+    let mut deleted = committer.submit(&owner(), vec![delete("ä")]).await;
     for number in 0..20 {
-        let other = committer.submit(vec![put(&number.to_string(), "x")]).await;
+        let other = committer
+            .submit(&owner(), vec![put(&number.to_string(), "x")])
+            .await;
         assert_eq!(written(&[other.await.unwrap().0]), [1]);
     }
     assert!(store.asked.load(Ordering::Relaxed) > 0);
@@ -236,13 +265,15 @@ async fn freeing_goes_on_in_turns_with_commits() {
     let store = HeldLog::new();
     store.is_held.store(false, Ordering::Relaxed);
     let (committer, thread) = store.start();
-    let put_ä = committer.submit(vec![put("ä", "x")]).await;
+    let put_ä = committer.submit(&owner(), vec![put("ä", "x")]).await;
     assert_eq!(written(&[put_ä.await.unwrap().0]), [1]);
     store.to_free.store(u64::MAX, Ordering::Relaxed);
-    let deleted = committer.submit(vec![delete("ä")]).await;
+    let deleted = committer.submit(&owner(), vec![delete("ä")]).await;
     assert_eq!(written(&[deleted.await.unwrap().0]), [1]);
     for number in 0..20 {
-        let other = committer.submit(vec![put(&number.to_string(), "x")]).await;
+        let other = committer
+            .submit(&owner(), vec![put(&number.to_string(), "x")])
+            .await;
         assert_eq!(written(&[other.await.unwrap().0]), [1]);
     }
     assert!(store.to_free.load(Ordering::Relaxed) < u64::MAX);
@@ -261,17 +292,17 @@ async fn deletion_that_something_holds_is_answered_in_the_end() {
     let (committer, _thread) = store.start();
     let writes = ["a", "ä", "b"].map(|path| put(path, "x"));
     committer
-        .submit(writes.into())
+        .submit(&owner(), writes.into())
         .await
         .await
         .unwrap()
         .0
         .unwrap();
-    let first = committer.submit(vec![delete("a")]).await;
+    let first = committer.submit(&owner(), vec![delete("a")]).await;
     assert_eq!(written(&[first.await.unwrap().0]), [1]);
     // Until the reader has ended, further deletions do not wait for it again.
     let before = store.asked.load(Ordering::Relaxed);
-    let second = committer.submit(vec![delete("ä")]).await;
+    let second = committer.submit(&owner(), vec![delete("ä")]).await;
     assert_eq!(written(&[second.await.unwrap().0]), [1]);
     assert!(store.asked.load(Ordering::Relaxed) <= before + 1);
 }
@@ -281,7 +312,7 @@ fn a_disk_that_is_gone_is_not_asked_once_for_each_room() {
     let store = FailingStore::new(MemoryStore::new());
     store.fail_commits(0..1_000, Fault::Unavailable);
     let batches = (0..500).map(|room| vec![put(&room.to_string(), "x")]);
-    let results = commit(&store, batches.collect(), &Metrics::new());
+    let results = commit_rooms(&store, &batches.collect::<Vec<_>>());
     assert_eq!(written(&results), [0; 500]);
     assert_eq!(store.commits(), 1 + MAX_FAILURES as u64);
 }
@@ -296,7 +327,7 @@ fn what_frees_space_comes_first_when_there_is_none() {
         .map(|path| vec![put(path, "x")])
         .into();
     batches.push(vec![delete("old")]);
-    let results = commit(&store, batches, &Metrics::new());
+    let results = commit_rooms(&store, &batches);
     assert_eq!(written(&results), [0, 0, 0, 0, 0, 1]);
 }
 
@@ -305,13 +336,13 @@ async fn stop_does_not_wait_until_all_is_free() {
     let store = HeldLog::new();
     store.is_held.store(false, Ordering::Relaxed);
     let (committer, thread) = store.start();
-    let put_ä = committer.submit(vec![put("ä", "x")]).await;
+    let put_ä = committer.submit(&owner(), vec![put("ä", "x")]).await;
     assert_eq!(written(&[put_ä.await.unwrap().0]), [1]);
     store.to_free.store(u64::MAX, Ordering::Relaxed);
-    let deleted = committer.submit(vec![delete("ä")]).await;
+    let deleted = committer.submit(&owner(), vec![delete("ä")]).await;
     assert_eq!(written(&[deleted.await.unwrap().0]), [1]);
     // Submitted before the stop, and committed.
-    let last = committer.submit(vec![put("b", "x")]).await;
+    let last = committer.submit(&owner(), vec![put("b", "x")]).await;
     drop(committer);
     assert_eq!(written(&[last.await.unwrap().0]), [1]);
     let joined = tokio::task::spawn_blocking(move || thread.join().unwrap());

@@ -5,12 +5,13 @@
 //! others are, and large batches take turns.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
 use meshagent_store::{Staging, Write};
 use tokio::sync::oneshot;
 
-use super::Outcome;
+use super::{Outcome, Owner};
 
 /// A transaction with this many writes takes no further batch, so that its first sender does not
 /// wait long.
@@ -20,11 +21,18 @@ const MAX_WRITES: usize = 4096;
 const SMALL_BYTES: usize = 256 << 10;
 const TOGETHER_BYTES: usize = 1 << 20;
 
-type Batch = (Vec<Write>, oneshot::Sender<Outcome>);
+/// A batch that is committed in one step, together with others.
+#[derive(Debug)]
+pub(super) struct Small {
+    pub(super) owner: Arc<Owner>,
+    pub(super) writes: Vec<Write>,
+    pub(super) done: oneshot::Sender<Outcome>,
+}
 
 /// A batch that is staged before it is committed.
 #[derive(Debug)]
 pub(super) struct Large {
+    pub(super) owner: Arc<Owner>,
     pub(super) writes: Vec<Write>,
     pub(super) staging: Staging,
     /// How long the store has worked on it.
@@ -36,7 +44,7 @@ pub(super) struct Large {
 #[derive(Debug)]
 pub(super) enum Turn {
     /// Small batches in the order of arrival; none if no batch waits.
-    Small(Vec<Vec<Write>>, Vec<oneshot::Sender<Outcome>>),
+    Small(Vec<Small>),
     /// A step of this batch. If more steps follow, it is [put back](Turns::put_back).
     Large(Large),
 }
@@ -44,18 +52,28 @@ pub(super) enum Turn {
 /// The batches that wait.
 #[derive(Debug, Default)]
 pub(super) struct Turns {
-    small: VecDeque<Batch>,
+    small: VecDeque<Small>,
     large: VecDeque<Large>,
     /// Whether the last transaction was one of small batches.
     was_small: bool,
 }
 
 impl Turns {
-    pub(super) fn add(&mut self, writes: Vec<Write>, done: oneshot::Sender<Outcome>) {
+    pub(super) fn add(
+        &mut self,
+        owner: Arc<Owner>,
+        writes: Vec<Write>,
+        done: oneshot::Sender<Outcome>,
+    ) {
         if is_small(&writes) {
-            self.small.push_back((writes, done));
+            self.small.push_back(Small {
+                owner,
+                writes,
+                done,
+            });
         } else {
             self.large.push_back(Large {
+                owner,
                 writes,
                 staging: Staging::default(),
                 took: Duration::ZERO,
@@ -87,7 +105,7 @@ impl Turns {
         self.was_small = true;
         let (mut length, mut bytes) = (0, 0);
         let mut taken = 0;
-        for (writes, _) in &self.small {
+        for Small { writes, .. } in &self.small {
             if length >= MAX_WRITES || bytes >= TOGETHER_BYTES {
                 break;
             }
@@ -95,8 +113,7 @@ impl Turns {
             bytes += content_bytes(writes);
             taken += 1;
         }
-        let (batches, waiting) = self.small.drain(..taken).unzip();
-        Turn::Small(batches, waiting)
+        Turn::Small(self.small.drain(..taken).collect())
     }
 }
 
@@ -128,10 +145,7 @@ mod tests {
 
     fn paths(turns: &mut Turns) -> Vec<String> {
         let batches = match turns.next() {
-            Turn::Small(batches, waiting) => {
-                assert_eq!(batches.len(), waiting.len());
-                batches
-            }
+            Turn::Small(batches) => batches.into_iter().map(|batch| batch.writes).collect(),
             Turn::Large(large) => vec![large.writes],
         };
         let path = |write: Write| match write {
@@ -142,7 +156,8 @@ mod tests {
     }
 
     fn add(turns: &mut Turns, writes: Vec<Write>) {
-        turns.add(writes, oneshot::channel().0);
+        let owner = Owner::new(RoomId::new("project", "room"));
+        turns.add(owner, writes, oneshot::channel().0);
     }
 
     #[test]

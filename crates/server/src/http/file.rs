@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
 use meshagent_ledger::{Account, Charge, Kind};
-use meshagent_store::{FileHead, FileReading, RoomId, Store, StoreError};
+use meshagent_store::{AsyncStore, FileHead, FileReading, RoomId, StoreError};
 use thiserror::Error;
 
 use super::App;
@@ -63,7 +63,9 @@ impl LinkedFile {
     /// Opens the file, without reading any content.
     pub(super) async fn open(&self, app: &App) -> Result<Option<FileHead>, StoreError> {
         let file = self.clone();
-        let open = move |store: &dyn Store| store.open_file(&file.room, &file.path);
+        let open = move |store: Arc<dyn AsyncStore>| async move {
+            store.open_file(&file.room, &file.path).await
+        };
         app.shared.rooms.read_for_link(&self.link, open).await
     }
 }
@@ -117,9 +119,9 @@ impl FileBody {
             drop(wanted);
             let charge = account.charge(Kind::Download, length).await;
             let link = Arc::clone(&file.link);
-            let read = move |store: &dyn Store| {
-                let part = position.next(store, &file.room, &file.path, length)?;
-                Ok(part.map(|part| (part, position)))
+            let read = move |store: Arc<dyn AsyncStore>| async move {
+                let part = position.next(store.as_ref(), &file.room, &file.path, length);
+                Ok(part.await?.map(|part| (part, position)))
             };
             let read = app.shared.rooms.read_for_link(&link, read).await?;
             Ok(read.map(|(data, position)| {

@@ -5,6 +5,7 @@
 //! Updates that wait for the disk together become one write for each document, with the
 //! contributions of all authors.
 
+mod positions;
 mod refusals;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
@@ -17,6 +18,7 @@ use meshagent_store::{
     Contribution, DocumentId, EntryKind, MovedEntry, Removed, Timestamp, Write, WriteError, Written,
 };
 
+pub(super) use self::positions::append;
 use self::refusals::{gone, read_again};
 use super::compaction::Fold;
 use super::documents::{Deferred, Document, StreamId, Version};
@@ -127,7 +129,7 @@ impl Room {
 
     /// Stages a write that has several consequences, which follow in this order.
     pub(super) fn stage_all(&mut self, write: Write, thens: Vec<Then>) {
-        self.staged_bytes += write_bytes(&write);
+        self.staged_bytes += write.bytes();
         if write.may_touch_many() {
             let conn = thens.iter().find_map(Then::toucher);
             let who = conn.and_then(|conn| self.participants.get(&conn));
@@ -145,15 +147,15 @@ impl Room {
         let (staged, later) = split_snapshots(std::mem::take(&mut self.staged));
         self.staged = later;
         self.in_flight_touches_many = self.touches_many.take();
-        let later_bytes = self.staged.iter().map(|staged| write_bytes(&staged.write));
+        let later_bytes = self.staged.iter().map(|staged| staged.write.bytes());
         let later_bytes = later_bytes.sum();
         self.in_flight_bytes = std::mem::replace(&mut self.staged_bytes, later_bytes) - later_bytes;
         let count = staged.len();
-        let (writes, flights): (Vec<Write>, Vec<Flight>) = gather(staged)
+        let (mut writes, flights): (Vec<Write>, Vec<Flight>) = gather(staged)
             .into_iter()
             .map(|(write, thens, held)| {
                 let flight = Flight {
-                    bytes: write_bytes(&write),
+                    bytes: write.bytes(),
                     deletes: matches!(&write, Write::Append { update, .. } if update.last() != Some(&0)),
                     thens,
                     _held: held,
@@ -165,6 +167,7 @@ impl Room {
             .merged_updates
             .inc_by((count - writes.len()) as u64);
         self.in_flight = Some(flights);
+        self.expect_ends(&mut writes);
         Some(writes)
     }
 
@@ -307,6 +310,7 @@ impl Room {
             ) => {
                 document.id = id;
                 document.last_seq = seq;
+                document.stored.set_log_end(seq);
                 document.idle_since = Some(self.now);
                 document.stored.appended(document.bytes, false);
                 self.announce_updated(&path, EntryKind::Document, creator.conn());
@@ -475,16 +479,6 @@ impl Room {
             self.end_call(stream.conn, &stream.tool_call_id, close);
         }
         document.idle_since = Some(self.now);
-    }
-}
-
-fn write_bytes(write: &Write) -> usize {
-    match write {
-        Write::Append { update: bytes, .. }
-        | Write::CreateDocument { state: bytes, .. }
-        | Write::PutFile { data: bytes, .. }
-        | Write::Snapshot { state: bytes, .. } => bytes.len(),
-        Write::Delete { .. } | Write::Move { .. } => 0,
     }
 }
 

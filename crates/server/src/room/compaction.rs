@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use meshagent_document::merge_updates;
-use meshagent_store::{DocumentId, StoredDocument, Timestamp, Write};
+use meshagent_store::{DocumentId, Seq, StoredDocument, Timestamp, Write};
 
 use super::Room;
 use super::batch::Then;
@@ -32,6 +32,8 @@ pub(super) struct Stored {
     deleted: bool,
     compared_at: Timestamp,
     under_way: bool,
+    /// The end of the log after everything that was handed to the committer.
+    pub(super) log_end: Seq,
 }
 
 /// What a snapshot in flight replaces.
@@ -53,6 +55,7 @@ impl Stored {
             deleted: true,
             compared_at: now,
             under_way: false,
+            log_end: stored.last_seq,
         }
     }
 
@@ -274,6 +277,7 @@ impl Room {
         // contains them, too.
         let write = Write::Snapshot {
             document: id,
+            end: None,
             through: document.last_seq,
             state: Bytes::from(state),
             fold_before: self.provenance_horizon(),

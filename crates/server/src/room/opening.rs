@@ -15,7 +15,7 @@ use meshagent_store::{
 };
 use serde_json::{Value, json};
 
-use super::batch::Then;
+use super::batch::{Then, append};
 use super::compaction::Stored;
 use super::documents::{Deferred, Document};
 use super::downloads::DownloadId;
@@ -444,12 +444,7 @@ impl Room {
             "stored document broke its schema; repaired"
         );
         document.head += 1;
-        let write = Write::Append {
-            document: id,
-            update: repair.update.clone().into(),
-            contributions: vec![contribution],
-            at: self.now,
-        };
+        let write = append(id, repair.update.clone(), vec![contribution], self.now);
         let then = Then::Appended {
             document: id,
             version: document.head,

@@ -14,10 +14,10 @@ use meshagent_document::{
 use meshagent_ledger::Kind;
 use meshagent_protocol::sync::{SyncPatch, SyncPatched};
 use meshagent_protocol::{Content, ErrorCode};
-use meshagent_store::{Author, Contribution, DocumentId, Write};
+use meshagent_store::{Author, Contribution, DocumentId};
 use serde_json::Value;
 
-use super::batch::{Then, add};
+use super::batch::{Then, add, append};
 use super::memory::{share_of, too_large};
 use super::opening::{Waiter, operations_of};
 use super::sync::with_repair;
@@ -130,12 +130,7 @@ impl Room {
                     .map(|content| (request, content)),
             });
         }
-        let write = Write::Append {
-            document: id,
-            update,
-            contributions,
-            at: self.now,
-        };
+        let write = append(id, update, contributions, self.now);
         self.stage_all(write, thens);
     }
 

@@ -18,10 +18,10 @@ use meshagent_document::{
 use meshagent_ledger::{Held, Kind};
 use meshagent_protocol::sync::{SyncChunk, SyncCreate, SyncDescribe, SyncOpenStart};
 use meshagent_protocol::{Content, Control, ErrorCode, ServerToClient};
-use meshagent_store::{Contribution, DocumentId, Write};
+use meshagent_store::{Contribution, DocumentId};
 use serde_json::{Value, json};
 
-use super::batch::Then;
+use super::batch::{Then, append};
 use super::documents::{Deferred, Growth, Stream, StreamId};
 use super::memory::share_of;
 use super::opening::{Waiter, operations_of};
@@ -457,16 +457,12 @@ impl Room {
             sender: Some(stream),
             answer: Some((request, answer)),
         };
-        let write = Write::Append {
-            document: id,
-            update,
-            contributions: vec![Contribution {
-                author,
-                at: self.now,
-                operations: operations_of(applied.operations),
-            }],
+        let contribution = Contribution {
+            author,
             at: self.now,
+            operations: operations_of(applied.operations),
         };
+        let write = append(id, update, vec![contribution], self.now);
         self.stage(write, then);
         let schema = self.documents.get(id).map(|one| Arc::clone(&one.schema));
         let is_lost = |one: &&Violation| {

@@ -44,14 +44,13 @@ use meshagent_document::{MeshDocument, MeshSchema};
 use meshagent_protocol::{
     ApiScope, ClientToServer, Content, Control, Envelope, Invoke, MessageId, ServerToClient,
 };
-use meshagent_store::{
-    FailingStore, MemoryStore, RoomId, Store as _, StoreError, Timestamp, Write,
-};
+use meshagent_store::{Embedded, FailingStore, MemoryStore, RoomId, StoreError, Timestamp, Write};
 use rustix::time::{ClockId, clock_gettime};
 use serde_json::{Value, json};
 use yrs::{Doc, Transact as _, XmlElementPrelim, XmlFragment as _, XmlFragmentRef};
 
 use super::{Action, Conn, Fetch, FetchResult, Joining, Room};
+use crate::committer::{Owner, commit_and_look};
 use crate::config::Config;
 use crate::ids::Ids;
 use crate::metrics::Metrics;
@@ -63,6 +62,7 @@ use crate::usage::Usage;
 struct World {
     room: Room,
     store: FailingStore<MemoryStore>,
+    owner: Arc<Owner>,
     metrics: Arc<Metrics>,
     now: Timestamp,
     next_conn: u64,
@@ -105,6 +105,7 @@ impl World {
         Self {
             room,
             store: FailingStore::new(MemoryStore::new()),
+            owner: Owner::new(RoomId::new("project", "room")),
             metrics,
             now: Timestamp(1_000_000),
             next_conn: 0,
@@ -242,7 +243,7 @@ impl World {
     /// Reads from the store.
     fn read(&self, fetch: Fetch) -> Result<FetchResult, StoreError> {
         let room = RoomId::new("project", "room");
-        crate::rooms::read(&self.store, &room, fetch)
+        crate::rooms::read_now(&self.store, &room, fetch)
     }
 
     /// The disk writes the held batch. Returns false if there was none.
@@ -251,7 +252,8 @@ impl World {
         let Some(writes) = self.held.take() else {
             return false;
         };
-        let result = self.store.commit(&writes).map_err(Arc::new);
+        let store = Embedded(&self.store);
+        let result = commit_and_look(&store, &self.owner, &writes, &self.metrics);
         self.room.handle_committed(result, self.now);
         self.run();
         true

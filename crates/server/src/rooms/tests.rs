@@ -5,6 +5,7 @@ mod held;
 mod leaving;
 mod letters;
 mod links;
+mod owners;
 mod reading;
 
 use std::sync::atomic::Ordering;
@@ -14,7 +15,7 @@ use bytes::Bytes;
 use meshagent_protocol::{
     ApiScope, ClientToServer, Content, Envelope, Invoke, MessageId, ServerToClient,
 };
-use meshagent_store::{MemoryStore, Write};
+use meshagent_store::{Embedded, MemoryStore, Store, Write};
 use serde_json::{Value, json};
 
 use self::held::Held;
@@ -142,7 +143,7 @@ fn invoke(toolkit: &str, tool: &str, input: Value) -> ClientToServer {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_room_that_panics_starts_anew_and_others_do_not_notice() {
     let (word, go_on) = mpsc::channel();
-    let store: Arc<dyn Store> = Arc::new(Held::new(go_on));
+    let store: Arc<dyn AsyncStore> = Arc::new(Embedded(Held::new(go_on)));
     let metrics = Arc::new(Metrics::new());
     let (committer, thread) = Committer::start(Arc::clone(&store), Arc::clone(&metrics)).unwrap();
     let stopping = CancellationToken::new();
@@ -237,6 +238,10 @@ impl Server {
     }
 
     fn start_with(store: Arc<dyn Store>, config: Config) -> Self {
+        Self::start_over(Arc::new(Embedded(store)), config)
+    }
+
+    fn start_over(store: Arc<dyn AsyncStore>, config: Config) -> Self {
         let usage = Usage::new(0, &config.limits);
         let metrics = Arc::new(Metrics::new());
         let (committer, thread) =
@@ -471,7 +476,7 @@ async fn who_uploads_is_not_dropped_for_a_disk_that_takes_its_time() {
     use tokio::io::AsyncWriteExt as _;
     const WINDOW: Duration = Duration::from_millis(100);
     let (word, go_on) = mpsc::channel();
-    let store: Arc<dyn Store> = Arc::new(Held::new(go_on));
+    let store: Arc<dyn AsyncStore> = Arc::new(Embedded(Held::new(go_on)));
     let metrics = Arc::new(Metrics::new());
     let (committer, thread) = Committer::start(Arc::clone(&store), Arc::clone(&metrics)).unwrap();
     let (stopping, killed) = (CancellationToken::new(), CancellationToken::new());

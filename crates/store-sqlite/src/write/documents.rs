@@ -42,10 +42,15 @@ pub(super) fn create_document(
 
 /// Appends an update. It refuses before it changes anything; `apply` for a lone append relies on
 /// that, and so does the cache of authors.
+#[expect(
+    clippy::too_many_arguments,
+    reason = "the parts of one write, named at the two places that call this"
+)]
 pub(super) fn append(
     connection: &Connection,
     authors: &mut Authors,
     document: DocumentId,
+    end: Option<Seq>,
     update: &[u8],
     contributions: &[Contribution],
     at: Timestamp,
@@ -57,11 +62,11 @@ pub(super) fn append(
     let seq: i64 = connection
         .prepare_cached(
             "UPDATE entries SET last_seq = last_seq + 1, size = size + ?2, updated_at = ?3
-             WHERE id = ?1 AND kind = 1 RETURNING last_seq",
+             WHERE id = ?1 AND kind = 1 AND (?4 IS NULL OR last_seq = ?4) RETURNING last_seq",
         )?
-        .query_row(params![id, size, at.0], |row| row.get(0))
+        .query_row(params![id, size, at.0, end.map(row_seq)], |row| row.get(0))
         .optional()?
-        .ok_or(WriteError::NoSuchDocument { document })?;
+        .map_or_else(|| Err(refusal(connection, document, end)), Ok)?;
     let contributions = contributions_text(connection, authors, id, seq, at, contributions)?;
     let sealed = Sealed::new(connection, id, Kind::Update, seq, update, staged, |data| {
         update_checksum(id, seq, at, data)
@@ -84,10 +89,15 @@ pub(super) fn append(
     Ok(Seq(seq.unsigned_abs()))
 }
 
+#[expect(
+    clippy::too_many_arguments,
+    reason = "the parts of one write, named at the one place that calls this"
+)]
 pub(super) fn snapshot(
     connection: &Connection,
     authors: &mut Authors,
     document: DocumentId,
+    end: Option<Seq>,
     through: Seq,
     state: &[u8],
     fold_before: Timestamp,
@@ -95,7 +105,7 @@ pub(super) fn snapshot(
 ) -> Result<Written, Failure> {
     let id = document_row(document)?;
     check_size(state.len())?;
-    let through = check_range(connection, document, through)?;
+    let through = check_range(connection, document, end, through)?;
     contents::detach_through(connection, id, through)?;
     let sealed = Sealed::new(
         connection,
@@ -125,13 +135,18 @@ pub(super) fn snapshot(
     Ok(Written::Snapshotted)
 }
 
-/// Checks that a snapshot may reach through this position.
+/// Checks that a snapshot may reach through this position, and that the log ends where its author
+/// expects.
 pub(super) fn check_range(
     connection: &Connection,
     document: DocumentId,
+    end: Option<Seq>,
     through: Seq,
 ) -> Result<i64, Failure> {
     let last = last_seq(connection, document)?;
+    if let Some(expected) = end.filter(|end| row_seq(*end) != last) {
+        return Err(wrong_end(document, last, expected).into());
+    }
     let before: i64 = connection
         .prepare_cached("SELECT through FROM snapshots WHERE document = ?1")?
         .query_row([document_row(document)?], |row| row.get(0))
@@ -150,6 +165,28 @@ pub(super) fn last_seq(connection: &Connection, document: DocumentId) -> Result<
         .optional()?
         .ok_or(WriteError::NoSuchDocument { document })?;
     Ok(last)
+}
+
+/// Returns why no row was found for an append.
+fn refusal(connection: &Connection, document: DocumentId, end: Option<Seq>) -> Failure {
+    match (last_seq(connection, document), end) {
+        (Err(failure), _) => failure,
+        (Ok(last), Some(expected)) => wrong_end(document, last, expected).into(),
+        (Ok(_), None) => WriteError::NoSuchDocument { document }.into(),
+    }
+}
+
+fn wrong_end(document: DocumentId, last: i64, expected: Seq) -> WriteError {
+    WriteError::WrongEnd {
+        document,
+        end: Seq(last.unsigned_abs()),
+        expected,
+    }
+}
+
+/// Returns a position as SQLite stores it. No log is long enough for the positions beyond.
+fn row_seq(seq: Seq) -> i64 {
+    i64::try_from(seq.0).unwrap_or(i64::MAX)
 }
 
 /// Returns the id of a document's row. Ids outside SQLite's range are treated like those of

@@ -51,7 +51,7 @@ pub(super) fn apply_all(
             result.map_err(Step::Write(index).failed())?
         };
         if let (Write::Append { document, .. }, Err(error)) = (write, &result)
-            && !matches!(error, WriteError::NoSuchDocument { .. })
+            && error.breaks_document()
         {
             broken.insert(*document);
         }

@@ -346,6 +346,7 @@ fn writes_behind_a_refused_update_are_refused() {
     // The bytes are never accessed, so they take no memory.
     let too_large = Write::Append {
         document: one,
+        end: None,
         update: vec![0; (512 << 20) + 1].into(),
         contributions: vec![contribution("bob")],
         at: meshagent_store::Timestamp(0),

@@ -111,6 +111,7 @@ impl History {
         match self.random.below(12) {
             0..=6 => Write::Append {
                 document,
+                end: None,
                 update: self.bytes().into(),
                 contributions: self.contributions(),
                 at: self.now(),
@@ -119,6 +120,7 @@ impl History {
                 let last = self.model.load(&room(), path).unwrap().unwrap().last_seq.0;
                 Write::Snapshot {
                     document,
+                    end: None,
                     through: Seq(last - self.random.below(last.min(3) + 1)),
                     state: self.bytes().into(),
                     fold_before: Timestamp(self.now().0 - 20),

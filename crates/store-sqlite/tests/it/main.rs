@@ -36,8 +36,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use meshagent_store::conformance::{self, Subject};
 use meshagent_store::{
-    Author, Contribution, DocumentId, FileReading, OperationRange, RoomId, Seq, Store, StoreError,
-    Timestamp, Write, Written,
+    Author, Contribution, DocumentId, Embedded, FileReading, OperationRange, RoomId, Seq, Store,
+    StoreError, Timestamp, Write, Written, block_on,
 };
 use meshagent_store_sqlite::{DATABASE_FILE, Durability, Options, SqliteStore};
 use rusqlite::Connection;
@@ -95,7 +95,8 @@ fn read_in_parts(store: &SqliteStore, path: &str, length: usize) -> Result<Vec<u
     let mut reading = FileReading::new(&head);
     let mut data = Vec::new();
     while reading.remaining() > 0 {
-        data.extend(reading.next(store, &room(), path, length)?.unwrap());
+        let part = block_on(reading.next(&Embedded(store), &room(), path, length));
+        data.extend(part?.unwrap());
     }
     Ok(data)
 }
@@ -171,6 +172,7 @@ fn created(store: &dyn Store, path: &str) -> DocumentId {
 fn append(document: DocumentId, update: &[u8]) -> Write {
     Write::Append {
         document,
+        end: None,
         update: update.to_vec().into(),
         contributions: vec![contribution("bob")],
         at: Timestamp(0),
@@ -180,6 +182,7 @@ fn append(document: DocumentId, update: &[u8]) -> Write {
 fn snapshot(document: DocumentId, through: u64, state: &[u8]) -> Write {
     Write::Snapshot {
         document,
+        end: None,
         through: Seq(through),
         state: state.to_vec().into(),
         fold_before: Timestamp(i64::MIN),

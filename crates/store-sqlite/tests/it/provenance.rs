@@ -12,6 +12,7 @@ use crate::{created, open};
 fn append(document: DocumentId, who: &str, clients: std::ops::Range<u64>) -> Write {
     Write::Append {
         document,
+        end: None,
         update: b"update".to_vec().into(),
         contributions: vec![Contribution {
             operations: clients
@@ -71,6 +72,7 @@ fn snapshot_writes_a_limited_number_of_records() {
         seq += writes.len() as u64;
         let fold = Write::Snapshot {
             document,
+            end: None,
             through: Seq(seq),
             state: b"state".to_vec().into(),
             fold_before: Timestamp(i64::MIN),

@@ -6,9 +6,9 @@ use bytes::Bytes;
 use super::random::{Ids, Random, compare};
 use super::{Subject, commit_in_steps};
 use crate::{
-    DocumentId, Entry, FailingStore, Fault, FileHead, FileVersion, MemoryStore, ProvenanceRecord,
-    RoomId, Seq, Staging, Store, StoreError, StoreStats, StoredDocument, StoredFile, StoredUpdate,
-    Write, WriteError, Written,
+    Batch, DocumentId, Entry, Epoch, FailingStore, Fault, FileHead, FileVersion, MemoryStore,
+    ProvenanceRecord, RoomId, Seq, Staging, Store, StoreError, StoreStats, StoredDocument,
+    StoredFile, StoredUpdate, Write, WriteError, Written,
 };
 
 /// The number of attempts of a call, which exceeds the length of any failure here: those of reads
@@ -81,7 +81,7 @@ pub fn run_faulty<S: Subject>(make: impl Fn() -> S, seed: u64, batches: usize) {
                 let expected = model.commit(&writes).expect("the model never fails");
                 match result {
                     Ok(results) => ids.translate_results(&writes, results, expected, &context),
-                    Err(StoreError::Unavailable(_)) if lost => {}
+                    Err(StoreError::Unknown(_)) if lost => {}
                     Err(error) => panic!("{context}: {error:?}"),
                 }
                 if !lost && random.below(10) == 0 {
@@ -119,20 +119,21 @@ impl Attempts<'_> {
 }
 
 impl Store for Attempts<'_> {
-    fn commit(&self, writes: &[Write]) -> Result<Vec<Result<Written, WriteError>>, StoreError> {
-        self.attempt(|store| store.commit(writes))
+    fn commit_batches(
+        &self,
+        writes: &[Write],
+        batches: &[Batch],
+        staging: Option<&Staging>,
+    ) -> Result<Vec<Result<Written, WriteError>>, StoreError> {
+        self.attempt(|store| store.commit_batches(writes, batches, staging))
+    }
+
+    fn take_over(&self, room: &RoomId, from: Option<Epoch>) -> Result<Epoch, StoreError> {
+        self.attempt(|store| store.take_over(room, from))
     }
 
     fn stage(&self, writes: &[Write], staging: &Staging) -> Result<bool, StoreError> {
         self.attempt(|store| store.stage(writes, staging))
-    }
-
-    fn commit_staged(
-        &self,
-        writes: &[Write],
-        staging: &Staging,
-    ) -> Result<Vec<Result<Written, WriteError>>, StoreError> {
-        self.attempt(|store| store.commit_staged(writes, staging))
     }
 
     fn stat(&self, room: &RoomId, path: &str) -> Result<Option<Entry>, StoreError> {

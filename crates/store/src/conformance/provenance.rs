@@ -379,6 +379,7 @@ fn record(
 fn made(document: DocumentId, contributions: Vec<Contribution>) -> Write {
     Write::Append {
         document,
+        end: None,
         update: Bytes::from_static(b"u"),
         contributions,
         at: Timestamp(2),
@@ -388,6 +389,7 @@ fn made(document: DocumentId, contributions: Vec<Contribution>) -> Write {
 fn folding(document: DocumentId, through: u64, before: i64) -> Write {
     Write::Snapshot {
         document,
+        end: None,
         through: Seq(through),
         state: Bytes::from_static(b"s"),
         fold_before: Timestamp(before),

@@ -176,6 +176,18 @@ impl Ids {
                     through,
                 })
             }
+            Err(WriteError::Behind { document }) => Err(WriteError::Behind {
+                document: ours(document),
+            }),
+            Err(WriteError::WrongEnd {
+                document,
+                end,
+                expected,
+            }) => Err(WriteError::WrongEnd {
+                document: ours(document),
+                end,
+                expected,
+            }),
             other => other,
         }
     }
@@ -362,6 +374,11 @@ impl Random {
         }
     }
 
+    /// Returns a position, which is often not the end of the log.
+    fn end(&mut self) -> Option<Seq> {
+        (self.below(3) == 0).then(|| Seq(self.below(5)))
+    }
+
     pub(super) fn batch(&mut self, ids: &Ids) -> Vec<Write> {
         (0..=self.below(6)).map(|_| self.write(ids)).collect()
     }
@@ -388,12 +405,14 @@ impl Random {
             }
             3..=6 => Write::Append {
                 document,
+                end: self.end(),
                 update: self.bytes(),
                 contributions: self.contributions(),
                 at,
             },
             7..=9 => Write::Snapshot {
                 document,
+                end: self.end(),
                 through: Seq(self.below(5)),
                 state: self.bytes(),
                 fold_before: self.instant(),

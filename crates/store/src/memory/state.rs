@@ -10,9 +10,9 @@ use crate::path::{MAX_BYTES, below, is_below, name};
 use crate::provenance;
 use crate::write::Touched;
 use crate::{
-    Contribution, DocumentId, Entry, EntryKind, FileVersion, MovedEntry, ProvenanceRecord, Reach,
-    Removed, RoomId, Seq, StoredDocument, StoredFile, StoredUpdate, Timestamp, Write, WriteError,
-    Written,
+    Contribution, DocumentId, Entry, EntryKind, Epoch, FileVersion, MovedEntry, ProvenanceRecord,
+    Reach, Removed, RoomId, Seq, StoreError, StoredDocument, StoredFile, StoredUpdate, Timestamp,
+    Write, WriteError, Written,
 };
 
 pub(super) type Tree = BTreeMap<String, Node>;
@@ -22,6 +22,8 @@ pub(super) struct State {
     pub(super) rooms: HashMap<RoomId, Tree>,
     // Invariant: exactly the documents that a `Node::Document` of some room names.
     pub(super) documents: HashMap<DocumentId, Document>,
+    /// The epochs of the rooms that had an owner.
+    epochs: HashMap<RoomId, Epoch>,
     last_document: u64,
     last_file: u64,
 }
@@ -59,6 +61,17 @@ impl Document {
         }
     }
 
+    fn check_end(&self, id: DocumentId, expected: Option<Seq>) -> Result<(), WriteError> {
+        match expected {
+            Some(expected) if expected != self.last_seq => Err(WriteError::WrongEnd {
+                document: id,
+                end: self.last_seq,
+                expected,
+            }),
+            _ => Ok(()),
+        }
+    }
+
     pub(super) fn size(&self) -> u64 {
         let updates = self
             .updates
@@ -70,6 +83,23 @@ impl Document {
 }
 
 impl State {
+    pub(super) fn epoch(&self, room: &RoomId) -> Epoch {
+        self.epochs.get(room).copied().unwrap_or_default()
+    }
+
+    pub(super) fn take_over(
+        &mut self,
+        room: &RoomId,
+        from: Option<Epoch>,
+    ) -> Result<Epoch, StoreError> {
+        let epoch = self.epochs.entry(room.clone()).or_default();
+        if from.is_some_and(|from| from != *epoch) {
+            return Err(StoreError::Fenced { epoch: *epoch });
+        }
+        epoch.0 += 1;
+        Ok(*epoch)
+    }
+
     pub(super) fn file(&self, room: &RoomId, path: &str) -> Option<(&StoredFile, FileVersion)> {
         match self.rooms.get(room)?.get(path)? {
             Node::File(file, version) => Some((file, *version)),
@@ -97,6 +127,7 @@ impl State {
             }
             Write::Append {
                 document,
+                end,
                 update,
                 contributions,
                 at,
@@ -106,6 +137,7 @@ impl State {
                     .documents
                     .get_mut(&id)
                     .ok_or(WriteError::NoSuchDocument { document: id })?;
+                document.check_end(id, *end)?;
                 let seq = Seq(document.last_seq.0 + 1);
                 let update = StoredUpdate {
                     seq,
@@ -120,6 +152,7 @@ impl State {
             }
             Write::Snapshot {
                 document,
+                end,
                 through,
                 state,
                 fold_before,
@@ -129,6 +162,7 @@ impl State {
                     .documents
                     .get_mut(&id)
                     .ok_or(WriteError::NoSuchDocument { document: id })?;
+                document.check_end(id, *end)?;
                 if *through < document.snapshot_seq || *through > document.last_seq {
                     return Err(WriteError::SnapshotOutOfRange {
                         document: id,

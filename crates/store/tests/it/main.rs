@@ -2,8 +2,8 @@
 
 use meshagent_store::conformance::{self, Subject};
 use meshagent_store::{
-    DocumentId, FailingStore, Fault, MemoryStore, RoomId, Seq, Store, StoreError, Timestamp, Write,
-    WriteError,
+    Batch, Blocking, DocumentId, Embedded, FailingStore, Fault, MemoryStore, RoomId, Seq, Store,
+    StoreError, Timestamp, Write, WriteError,
 };
 
 /// A store in memory keeps its data only while it exists, so closing it has no meaning.
@@ -59,7 +59,7 @@ fn failing_store_fails_as_planned() {
     assert!(matches!(store.check(), Err(StoreError::Full(_))));
     assert!(matches!(
         store.commit(&[create("3")]),
-        Err(StoreError::Unavailable(_))
+        Err(StoreError::Unknown(_))
     ));
     assert!(matches!(
         store.load(&room, "0"),
@@ -89,12 +89,14 @@ fn failing_store_refuses_writes_behind_a_refused_update() {
     store.commit(&[create("a"), create("ä")]).unwrap();
     let append = |document, update: &'static str| Write::Append {
         document: DocumentId(document),
+        end: None,
         update: update.into(),
         contributions: Vec::new(),
         at: Timestamp(0),
     };
     let snapshot = |document| Write::Snapshot {
         document: DocumentId(document),
+        end: None,
         through: Seq(1),
         state: "state".into(),
         fold_before: Timestamp(0),
@@ -120,4 +122,60 @@ fn failing_store_refuses_writes_behind_a_refused_update() {
     assert_eq!(refused, [&b"refused"[..], b"behind"]);
     let left = store.load_since(DocumentId(1), Seq(0)).unwrap();
     assert_eq!(left.len(), 1);
+}
+
+#[test]
+fn failing_store_plays_unknown_outcomes() {
+    let room = RoomId::new("project", "größe");
+    let create = |path: &str| Write::CreateDocument {
+        room: room.clone(),
+        path: path.to_owned(),
+        schema: "{}".to_owned(),
+        state: Vec::new().into(),
+        contributions: Vec::new(),
+        at: Timestamp(0),
+    };
+    let store = FailingStore::new(MemoryStore::new());
+    let epoch = store.take_over(&room, None).unwrap();
+    let commit = |epoch, path: &str| {
+        let batch = Batch {
+            room: room.clone(),
+            epoch,
+            writes: 1,
+        };
+        store.commit_batches(&[create(path)], &[batch], None)
+    };
+    let is_there = |path| store.load(&room, path).unwrap().is_some();
+    store.fail_commits(0..1, Fault::Lost);
+    store.fail_commits(1..2, Fault::Dropped);
+    store.fail_commits(2..4, Fault::Late);
+    for path in ["lost", "dropped", "late"] {
+        assert!(matches!(commit(epoch, path), Err(StoreError::Unknown(_))));
+    }
+    assert_eq!(
+        ["lost", "dropped", "late"].map(is_there),
+        [true, false, false]
+    );
+    assert!(store.land().unwrap().iter().all(Result::is_ok));
+    assert!(is_there("late"));
+    // What arrives after a renewal is refused.
+    assert!(matches!(
+        commit(epoch, "fenced"),
+        Err(StoreError::Unknown(_))
+    ));
+    store.take_over(&room, Some(epoch)).unwrap();
+    let late = store.land().unwrap();
+    assert!(
+        matches!(late[..], [Err(WriteError::Fenced { .. })]),
+        "{late:?}"
+    );
+    assert!(!is_there("fenced"));
+    assert_eq!(store.land().unwrap(), []);
+}
+
+#[test]
+fn store_whose_calls_wait_conforms() {
+    let make = || InMemory(Blocking(Embedded(MemoryStore::new())));
+    conformance::run(make);
+    conformance::run_random(make, 3, 100);
 }

@@ -10,8 +10,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use meshagent_store::{
-    DocumentId, Entry, FileHead, FileVersion, MemoryStore, ProvenanceRecord, RoomId, Seq, Store,
-    StoreError, StoreStats, StoredDocument, StoredFile, StoredUpdate, Write, WriteError, Written,
+    Batch, DocumentId, Entry, Epoch, FileHead, FileVersion, MemoryStore, ProvenanceRecord, RoomId,
+    Seq, Staging, Store, StoreError, StoreStats, StoredDocument, StoredFile, StoredUpdate, Write,
+    WriteError, Written,
 };
 use meshagent_store_sqlite::{DATABASE_FILE, Durability, Options, SqliteStore};
 use tempfile::TempDir;
@@ -281,27 +282,49 @@ fn whole_records(bytes: &[u8]) -> Vec<usize> {
     }
 }
 
+/// Takes the write with this index out of its batch.
+fn shorten(batches: &mut [Batch], index: usize) {
+    let mut end = 0;
+    for batch in batches {
+        end += batch.writes;
+        if index < end {
+            batch.writes -= 1;
+            return;
+        }
+    }
+}
+
 impl Store for LogStore {
-    fn commit(&self, writes: &[Write]) -> Result<Vec<Result<Written, WriteError>>, StoreError> {
+    fn commit_batches(
+        &self,
+        writes: &[Write],
+        batches: &[Batch],
+        _staging: Option<&Staging>,
+    ) -> Result<Vec<Result<Written, WriteError>>, StoreError> {
         let mut disk = self.disk();
         disk.commits += 1;
+        let mut batches = batches.to_vec();
         let mut kept = Vec::with_capacity(writes.len());
         let mut lost = Vec::new();
-        for write in writes {
+        for (index, write) in writes.iter().enumerate() {
             let is_append = matches!(write, Write::Append { .. });
             disk.appends += u64::from(is_append);
             if self.bug == StoreBug::LostWrite && is_append && disk.appends.is_multiple_of(9) {
-                lost.push(kept.len() + lost.len());
+                lost.push(index);
+                shorten(&mut batches, kept.len());
             } else {
                 kept.push(write.clone());
             }
         }
+        let mut results = self.memory.commit_batches(&kept, &batches, None)?;
+        // The log is replayed without owners, so it has only what took effect.
+        let mut is_kept = results.iter().map(Result::is_ok);
+        kept.retain(|_| is_kept.next().unwrap_or(true));
         disk.append(&kept);
         let late = self.bug == StoreBug::EarlyAnswer && !disk.commits.is_multiple_of(4);
         if !disk.tearing && !late {
             disk.synced = disk.bytes.len();
         }
-        let mut results = self.memory.commit(&kept)?;
         for index in lost {
             results.insert(index, Ok(Written::Appended { seq: Seq(0) }));
         }
@@ -309,6 +332,10 @@ impl Store for LogStore {
             return Err(StoreError::Unavailable("a bug of the test".into()));
         }
         Ok(results)
+    }
+
+    fn take_over(&self, room: &RoomId, from: Option<Epoch>) -> Result<Epoch, StoreError> {
+        self.memory.take_over(room, from)
     }
 
     fn stat(&self, room: &RoomId, path: &str) -> Result<Option<Entry>, StoreError> {

@@ -55,6 +55,12 @@ impl Record {
             .map_err(|error| format!("{place:?}: a promised update is invalid: {error}"))
     }
 
+    /// The documents of a room of which something is promised.
+    pub(super) fn places(&self, room: &str) -> Vec<Place> {
+        let places = self.promised.keys();
+        places.filter(|place| place.0 == room).cloned().collect()
+    }
+
     /// The number of promised operations so far, by client.
     pub(super) fn clocks(&self, place: &Place) -> BTreeMap<u64, u64> {
         let promised = self.promised.get(place);

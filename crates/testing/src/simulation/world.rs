@@ -27,7 +27,7 @@ use self::schedule::Event;
 use super::client::{Client, Context};
 use super::disk::{Disk, StoreBug};
 use super::random::Random;
-use super::record::Record;
+use super::record::{Place, Record};
 use super::trace::{Totals, Trace};
 
 /// A millisecond. Times and delays are in microseconds.
@@ -71,6 +71,10 @@ pub(super) struct World {
     server: Option<SimServer>,
     /// How often the server has started.
     starts: u64,
+    /// How often another server has edited a document.
+    takeovers: u64,
+    /// Its edits in rooms whose leases have not ended.
+    unseen: Vec<(Place, Vec<u8>)>,
     /// The disk; `None` only while it is opened again.
     disk: Option<Disk>,
     store: Arc<FailingStore<Arc<dyn Store>>>,
@@ -118,6 +122,8 @@ impl World {
             config,
             server: None,
             starts: 0,
+            takeovers: 0,
+            unseen: Vec::new(),
             connections: clients.iter().map(|_| None).collect(),
             disk: Some(disk),
             store,
@@ -151,6 +157,7 @@ impl World {
             self.seed, self.config.limits
         ));
         self.run_until(trace, |world| world.now >= world.end)?;
+        self.land()?;
         self.store.recover();
         self.hold_log(false);
         for link in self.links.values_mut() {
@@ -305,6 +312,9 @@ impl World {
                 return self.check_bounds();
             }
             Event::Fault => self.fault(),
+            Event::Land => return self.land(),
+            Event::TakeOver => return self.take_over(),
+            Event::EndLease(client) => return self.end_lease(client),
             Event::PowerCut if self.server.is_some() => return self.cut_power(),
             Event::PowerCutInCommit => self.cut_in_commit = true,
             Event::Stop if self.server.is_some() => self.stop(),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use meshagent_protocol::ErrorCode;
 use meshagent_store::{DocumentId, StoreError, WriteError};
 
-use super::{Flight, Then, write_bytes};
+use super::{Flight, Then};
 use crate::room::documents::{Deferred, StreamId, Version};
 use crate::room::{Refusal, Request, Room};
 
@@ -33,7 +33,13 @@ impl Room {
     /// Refuses one write of a batch; the others stand.
     pub(super) fn refuse_write(&mut self, then: Then, error: &WriteError) {
         let refusal = |document: bool| {
-            if let WriteError::Behind { .. } = error {
+            let is_lost = document && matches!(error, WriteError::NotStored);
+            if is_lost
+                || matches!(
+                    error,
+                    WriteError::Behind { .. } | WriteError::WrongEnd { .. }
+                )
+            {
                 return read_again();
             }
             let code = match error {
@@ -47,7 +53,9 @@ impl Room {
                 WriteError::IntoItself | WriteError::IsRoot | WriteError::PathTooLong { .. } => {
                     ErrorCode::StorageInvalidPath
                 }
-                WriteError::Damaged { .. } | WriteError::Full => ErrorCode::OperationFailed,
+                WriteError::Damaged { .. } | WriteError::Full | WriteError::NotStored => {
+                    ErrorCode::OperationFailed
+                }
                 WriteError::TooMany { .. } | WriteError::PathsTooLong { .. } => {
                     ErrorCode::InvalidRequest
                 }
@@ -165,10 +173,7 @@ impl Room {
                 let mut documents = staged.thens.iter().filter_map(Then::document);
                 documents.any(&builds_on)
             });
-        self.staged_bytes = independent
-            .iter()
-            .map(|staged| write_bytes(&staged.write))
-            .sum();
+        self.staged_bytes = independent.iter().map(|staged| staged.write.bytes()).sum();
         self.staged = independent;
         for then in dependent.into_iter().flat_map(|staged| staged.thens) {
             match then {

@@ -305,9 +305,8 @@ fn what_is_merged_has_a_bound() {
     assert!(changes.len() > 3 && changes.iter().all(|change| change.len() <= 1 << 20));
 }
 
-/// This is the case when the answer of a disk is lost: the room has to treat it as a failure.
 #[test]
-fn what_is_on_disk_although_its_commit_failed_reaches_open_readers() {
+fn what_is_stored_after_an_unknown_outcome_is_acknowledged_and_shown() {
     for merges in [false, true] {
         let mut world = World::new();
         let (writer, reader) = (world.join("writer"), world.join("reader"));
@@ -320,22 +319,76 @@ fn what_is_on_disk_although_its_commit_failed_reaches_open_readers() {
         writer.take();
         let commits = world.store.commits();
         world.store.fail_commits(commits..commits + 1, Fault::Lost);
-        let updates = ["größe 🌿", "以後"].map(|id| editor.append("body", id));
-        for update in &updates {
-            world.update(&writer, "w", update);
-        }
+        let ids =
+            ["größe 🌿", "以後"].map(|id| world.update(&writer, "w", &editor.append("body", id)));
         world.settle();
         let answers = writer.take();
-        let is_refused = |seen: &super::Seen| matches!(seen, super::Seen::Answer(_, content) if code(content) == Some(1008));
-        assert_eq!(answers.iter().filter(|seen| is_refused(seen)).count(), 2);
-        for update in &updates {
-            let again = world.update(&writer, "w", update);
-            world.settle();
-            assert_eq!(writer.answer(again), Content::Empty);
+        for id in ids {
+            let answer = super::Seen::Answer(id, Content::Empty);
+            assert!(answers.contains(&answer), "{answers:?}");
         }
+        let after = world.update(&writer, "w", &editor.append("body", "nachher"));
+        world.settle();
+        assert_eq!(writer.answer(after), Content::Empty);
         let changes = reader.changes("r");
-        let seen = ["vorher", "größe 🌿", "以後"].map(|id| count(&changes, id));
-        assert_eq!(seen, [1, 1, 1], "merges: {merges}");
+        let seen = ["vorher", "größe 🌿", "以後", "nachher"].map(|id| count(&changes, id));
+        assert_eq!(seen, [1, 1, 1, 1], "merges: {merges}");
+    }
+}
+
+#[test]
+fn what_is_not_stored_after_an_unknown_outcome_is_refused_and_stays_out() {
+    for fault in [Fault::Dropped, Fault::Late] {
+        let mut world = World::new();
+        let (writer, reader) = (world.join("writer"), world.join("reader"));
+        world.open(&writer, "w", json!({ "path": "ä.document" }));
+        world.open(&reader, "r", json!({ "path": "ä.document" }));
+        let commits = world.store.commits();
+        world.store.fail_commits(commits..commits + 1, fault);
+        let editor = Editor::new(1);
+        let lost = editor.append("body", "größe 🌿");
+        let first = world.update(&writer, "w", &lost);
+        world.run();
+        // It builds on the one whose outcome is unknown.
+        let second = world.update(&writer, "w", &editor.append("body", "以後"));
+        world.settle();
+        let answers = writer.take();
+        for id in [first, second] {
+            let is_refused = |seen: &super::Seen| matches!(seen, super::Seen::Answer(to, content) if *to == id && code(content) == Some(1008));
+            assert!(answers.iter().any(is_refused), "{fault:?}: {answers:?}");
+        }
+        assert!(reader.take().is_empty(), "{fault:?}");
+        let late = world.store.land().unwrap();
+        assert!(late.iter().all(Result::is_err), "{late:?}");
+        let again = world.update(&writer, "w", &lost);
+        world.settle();
+        assert_eq!(writer.answer(again), Content::Empty, "{fault:?}");
+        assert_eq!(count(&reader.changes("r"), "größe 🌿"), 1, "{fault:?}");
+    }
+}
+
+#[test]
+fn a_creation_with_an_unknown_outcome_is_answered_by_what_is_stored() {
+    for (fault, is_created) in [(Fault::Lost, true), (Fault::Dropped, false)] {
+        for json in [json!(null), json!({ "document": { "content": [] } })] {
+            let mut world = World::new();
+            let client = world.join("client");
+            let commits = world.store.commits();
+            world.store.fail_commits(commits..commits + 1, fault);
+            let input = json!({ "path": "größe.document", "json": json });
+            let answer = world.call(&client, "sync", "create", input);
+            let context = format!("{fault:?}, {json}: {answer:?}");
+            assert_eq!(answer == Content::Empty, is_created, "{context}");
+            assert_eq!(code(&answer), (!is_created).then_some(1008), "{context}");
+            let room = RoomId::new("project", "room");
+            let stored = world.store.load(&room, "größe.document").unwrap();
+            assert_eq!(stored.is_some(), is_created, "{context}");
+            assert_eq!(
+                world.room.usage.documents(),
+                u64::from(is_created),
+                "{context}"
+            );
+        }
     }
 }
 

@@ -224,6 +224,7 @@ fn a_stored_document_that_breaks_its_schema_is_repaired_before_it_is_seen() {
     let stored = world.store.load(&room, "a.document").unwrap().unwrap();
     let write = Write::Append {
         document: stored.document,
+        end: None,
         update: editor.append("nonsense", "two").into(),
         contributions: Vec::new(),
         at: world.now,

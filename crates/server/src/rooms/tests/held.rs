@@ -5,8 +5,8 @@ use std::sync::mpsc;
 
 use bytes::Bytes;
 use meshagent_store::{
-    DocumentId, Entry, FileHead, FileSum, FileVersion, MemoryStore, Seq, Staging, StoreStats,
-    StoredDocument, StoredFile, StoredUpdate, Write, WriteError, Written,
+    Batch, DocumentId, Entry, Epoch, FileHead, FileSum, FileVersion, MemoryStore, Seq, Staging,
+    Store, StoreStats, StoredDocument, StoredFile, StoredUpdate, Write, WriteError, Written,
 };
 
 use super::super::*;
@@ -55,10 +55,19 @@ impl Held {
 }
 
 impl Store for Held {
-    fn commit(&self, writes: &[Write]) -> Result<Vec<Result<Written, WriteError>>, StoreError> {
+    fn take_over(&self, room: &RoomId, from: Option<Epoch>) -> Result<Epoch, StoreError> {
+        self.inner.take_over(room, from)
+    }
+
+    fn commit_batches(
+        &self,
+        writes: &[Write],
+        batches: &[Batch],
+        _staging: Option<&Staging>,
+    ) -> Result<Vec<Result<Written, WriteError>>, StoreError> {
         let _ = self.go_on.lock().unwrap().recv();
         sleep(&self.commit_takes);
-        self.inner.commit(writes)
+        self.inner.commit_batches(writes, batches, None)
     }
 
     fn stage(&self, writes: &[Write], staging: &Staging) -> Result<bool, StoreError> {

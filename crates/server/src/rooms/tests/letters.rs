@@ -107,7 +107,8 @@ async fn participant_waits_for_what_its_own_move_took() {
         overwrite: false,
         at: now(),
     };
-    let others = server.rooms.committer.submit(vec![large]).await;
+    let owner = Owner::new(server.rooms.room_id("b"));
+    let others = server.rooms.committer.submit(&owner, vec![large]).await;
     mover.ask_storage(1, "move", rename("hier", "da")).await;
     assert_eq!(mover.answer(1).await, Some(Content::Empty));
     store.step_takes.store(0, Ordering::SeqCst);

@@ -3,13 +3,16 @@
 use std::sync::Arc;
 
 use meshagent_server::simulation::SimServer;
-use meshagent_store::{FailingStore, Fault, Store};
+use meshagent_store::{Batch, FailingStore, Fault, Seq, Store, Write, WriteError};
 
 use super::network::LinkId;
 use super::schedule::Event;
-use super::{MILLISECOND, SECOND, World, timestamp};
+use super::{MILLISECOND, SECOND, SMALL_DOCUMENT, World, timestamp};
 use crate::simulation::random::Random;
-use crate::simulation::record;
+use crate::simulation::{board, record};
+
+/// The client ids of other servers begin here.
+const OTHER_CLIENTS: u64 = 0x0070_0000;
 
 impl World {
     /// Compares the store with the record, and starts the server.
@@ -77,6 +80,9 @@ impl World {
         self.totals.add("faults of the disk", 1);
         let faults = [Fault::Full, Fault::Unavailable];
         let fault = faults[self.random.index(2)];
+        if self.random.one_in(3) {
+            return self.lose_answers();
+        }
         let calls = self.random.between(1, 5);
         if self.random.one_in(4) {
             // As for an update that is too large: the rest of the batch is stored.
@@ -91,6 +97,115 @@ impl World {
             let from = self.store.stages();
             self.store.fail_stages(from..from + 1, fault);
         }
+    }
+
+    /// Plans commits whose outcome the server does not learn.
+    fn lose_answers(&mut self) {
+        let faults = [Fault::Dropped, Fault::Late, Fault::Lost];
+        let fault = faults[self.random.index(3)];
+        let from = self.store.commits() + self.random.below(3);
+        let calls = self.random.between(1, 3);
+        self.store.fail_commits(from..from + calls, fault);
+        let kind = match fault {
+            Fault::Late => "commits planned to arrive late",
+            Fault::Lost => "commits planned to lose their answers",
+            _ => "commits planned to get lost",
+        };
+        self.totals.add(kind, calls);
+        if self.random.one_in(2) {
+            // The server can't look immediately.
+            let from = self.store.reads() + self.random.below(3);
+            let calls = self.random.between(1, 8);
+            self.store
+                .fail_reads(from..from + calls, Fault::Unavailable);
+        }
+    }
+
+    /// Makes the commits arrive that are late, if there are any.
+    pub(super) fn land(&mut self) -> Result<(), String> {
+        let late = self.store.land().map_err(|error| error.to_string())?;
+        let is_fenced = |result: &&_| matches!(result, Err(WriteError::Fenced { .. }));
+        let fenced = late.iter().filter(is_fenced).count();
+        self.totals
+            .add("late writes that were fenced", fenced as u64);
+        let stored = (late.len() - fenced) as u64;
+        self.totals.add("late writes that were stored", stored);
+        Ok(())
+    }
+
+    /// Another server takes over the room of a client, and makes an edit there. The lease of the
+    /// first server ends a moment later.
+    pub(super) fn take_over(&mut self) -> Result<(), String> {
+        // The other server would have to know the bounds of small documents.
+        if self.server.is_none() || self.config.limits.max_document_bytes < SMALL_DOCUMENT {
+            return Ok(());
+        }
+        let disk = self.disk.as_ref().ok_or("there is no disk")?;
+        let store = disk.store();
+        let client = self.random.index(self.clients.len());
+        let name = self.clients[client].room.clone();
+        let room = SimServer::room_id(&name);
+        let failed = |error: &dyn std::fmt::Display| format!("another server: {error}");
+        let epoch = store
+            .take_over(&room, None)
+            .map_err(|error| failed(&error))?;
+        self.totals.add("rooms taken over", 1);
+        let places = self.record.places(&name);
+        if let Some(place) = self.random.pick(&places)
+            && let Some(stored) = store
+                .load(&room, &place.1)
+                .map_err(|error| failed(&error))?
+            && let Some(mut replica) = record::load(store.as_ref(), place)?
+        {
+            self.takeovers += 1;
+            let takeover = self.takeovers;
+            replica.set_client_id(OTHER_CLIENTS + takeover);
+            let mut number = 0;
+            let mut next_id = || {
+                number += 1;
+                format!("other-{takeover}-{number}")
+            };
+            let updates = board::edit(&mut replica, &mut self.random, &mut next_id);
+            let mut writes = Vec::new();
+            for (update, end) in updates.into_iter().zip(stored.last_seq.0..) {
+                // Until then, the first server may show what was stored before.
+                self.unseen.push((place.clone(), update.clone()));
+                writes.push(Write::Append {
+                    document: stored.document,
+                    end: Some(Seq(end)),
+                    update: update.into(),
+                    contributions: Vec::new(),
+                    at: timestamp(self.now),
+                });
+            }
+            let batch = Batch {
+                room,
+                epoch,
+                writes: writes.len(),
+            };
+            let results = store.commit_batches(&writes, &[batch], None);
+            let results = results.map_err(|error| failed(&error))?;
+            if let Some(error) = results.iter().find_map(|result| result.as_ref().err()) {
+                return Err(failed(error));
+            }
+            self.totals
+                .add("edits of another server", results.len() as u64);
+        }
+        let delay = self.random.below(2 * SECOND);
+        self.after(delay, Event::EndLease(client));
+        Ok(())
+    }
+
+    /// Ends the lease of the first server.
+    pub(super) fn end_lease(&mut self, client: usize) -> Result<(), String> {
+        let room = &self.clients[client].room;
+        if let Some(server) = &mut self.server {
+            server.end_lease(room);
+        }
+        for (place, update) in self.unseen.extract_if(.., |(place, _)| place.0 == *room) {
+            self.record.promise(&place, &update)?;
+        }
+        Ok(())
     }
 
     /// Cuts the power: only what is on the disk is left. What the server has sent still arrives.

@@ -42,6 +42,12 @@ pub(super) enum Event {
     Tick,
     /// The disk starts to fail.
     Fault,
+    /// Commits arrive that are late.
+    Land,
+    /// Another server takes over a room.
+    TakeOver,
+    /// The lease of the room of a client ends, as another server has it.
+    EndLease(usize),
     /// The power is cut.
     PowerCut,
     /// The power will be cut during the next commit.
@@ -68,6 +74,14 @@ impl World {
         for _ in 0..self.random.below(3) {
             let time = self.random.below(self.end);
             self.at(time, Event::Fault);
+        }
+        for _ in 0..self.random.below(3) {
+            let time = self.random.below(self.end);
+            self.at(time, Event::TakeOver);
+        }
+        for _ in 0..8 {
+            let time = self.random.below(self.end);
+            self.at(time, Event::Land);
         }
         for _ in 0..self.random.below(4) {
             let time = self.random.below(self.end);
