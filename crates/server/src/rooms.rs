@@ -341,7 +341,7 @@ impl RoomTask {
                 }
                 Next::Commit(writes) => {
                     // While the server is busy, this lets readers be served and envelopes arrive,
-                    // so that the next commit contains more of them. Otherwise it returns at once.
+                    // so that the next commit contains more of them. Otherwise it returns immediately.
                     tokio::task::yield_now().await;
                     self.committing = Some(self.submit(writes).await);
                     continue;

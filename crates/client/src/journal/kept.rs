@@ -17,8 +17,8 @@ pub(super) fn keep_damaged(path: &Path) -> io::Result<PathBuf> {
             sync_directory(path)?;
             return Ok(kept);
         }
-        // An earlier report that nobody has received.
-        if fs::read(&kept)? == bytes {
+        // An earlier report that nobody has received. A file that can't be read is another.
+        if fs::read(&kept).is_ok_and(|kept| kept == bytes) {
             return Ok(kept);
         }
     }
@@ -63,4 +63,22 @@ fn names(path: &Path, kind: &str) -> impl Iterator<Item = PathBuf> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let numbers = 1_u64..;
     numbers.map(move |number| path.with_file_name(format!("{name}.{kind}-{number}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unreadable_file_does_not_take_the_name_of_a_damaged_journal() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("日記.journal");
+        fs::write(&path, "damaged").unwrap();
+        // A directory can't be read, whoever runs this.
+        fs::create_dir(folder.path().join("日記.journal.damaged-1")).unwrap();
+        let kept = keep_damaged(&path).unwrap();
+        assert_eq!(kept, folder.path().join("日記.journal.damaged-2"));
+        assert_eq!(fs::read(&kept).unwrap(), b"damaged");
+        assert_eq!(keep_damaged(&path).unwrap(), kept, "the same journal");
+    }
 }

@@ -25,9 +25,8 @@ impl MeshDocument {
     /// Known operations are compared by position and content, unless either side has deleted them.
     ///
     /// # Errors
-    /// [`DecodeError`] if the update is malformed, has more operations without content than
-    /// [`Limits::blank_operations`](super::Limits::blank_operations), or splits more runs than
-    /// [`Limits::splits`](super::Limits::splits).
+    /// [`DecodeError`] if the update is malformed or beyond one of the
+    /// [`Limits`](super::Limits), including those that apply only here.
     pub fn inspect(&self, update: &[u8]) -> Result<Inspection, DecodeError> {
         let scan = Scan::read_within(update, &self.limits)?;
         let splits = self.splits_by(&scan)?;
