@@ -108,8 +108,8 @@ async fn splits(stage: &Stage<'_>) -> AttackResult {
     let ranges: Vec<_> = (0..characters as u64 / 2)
         .map(|n| (CLIENT, first + n * 2, 1))
         .collect();
-    // All of them in one update, which is refused, and in parts that are accepted: two splits for each
-    // range, and some more for the first one.
+    // All of them in one update, which is refused, and in parts that are accepted: two splits for
+    // each range, and some more for the first one.
     let mut deletions = vec![update([], &ranges)];
     let parts = ranges.chunks((1 << 19) - (1 << 12));
     deletions.extend(parts.map(|part| update([], part)));

@@ -341,7 +341,8 @@ impl RoomTask {
                 }
                 Next::Commit(writes) => {
                     // While the server is busy, this lets readers be served and envelopes arrive,
-                    // so that the next commit contains more of them. Otherwise it returns immediately.
+                    // so that the next commit contains more of them. Otherwise it returns
+                    // immediately.
                     tokio::task::yield_now().await;
                     self.committing = Some(self.submit(writes).await);
                     continue;

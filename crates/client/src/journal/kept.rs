@@ -74,7 +74,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("日記.journal");
         fs::write(&path, "damaged").unwrap();
-        // A directory can't be read, whoever runs this.
+        // A directory can't be read as a file, even with all rights.
         fs::create_dir(folder.path().join("日記.journal.damaged-1")).unwrap();
         let kept = keep_damaged(&path).unwrap();
         assert_eq!(kept, folder.path().join("日記.journal.damaged-2"));

@@ -383,6 +383,7 @@ impl Shared {
             // After a refusal the caller continues with the remaining document, so the replica must
             // have started over.
             let is_settled = is_done && !(refusal.is_some() && state.taking_back.is_some());
+            let mut reported = to;
             let saved = match (refusal, &state.end) {
                 (_, None) if !is_settled => {
                     // With a connection, the answer is still to come.
@@ -393,14 +394,20 @@ impl Shared {
                         _ => None,
                     };
                 }
-                (Some(refusal), _) => Err(SaveError::Refused {
-                    refusal: refusal.clone(),
-                    lost: state.refusals.lost(from, to),
-                }),
+                (Some(refusal), _) => {
+                    let lost = state.refusals.lost(from, to);
+                    // Some were sent together with later ones, which are reported with them.
+                    let ends = lost.iter().map(|lost| *lost.numbers.end());
+                    reported = ends.max().map_or(to, |end| end.max(to));
+                    Err(SaveError::Refused {
+                        refusal: refusal.clone(),
+                        lost,
+                    })
+                }
                 (None, Some(end)) if !is_done => Err(end.clone().into()),
                 (None, _) => Ok(()),
             };
-            told.fetch_max(to, Ordering::Relaxed);
+            told.fetch_max(reported, Ordering::Relaxed);
             if saved.is_err() {
                 state.forget_reported();
             }
