@@ -24,7 +24,7 @@ use self::kept::{keep_damaged, keep_replaced};
 pub(crate) use self::list::Listed;
 use self::lock::lock;
 pub(crate) use self::pending::{Batch, Pending};
-use self::private::private;
+use self::private::{make_private, private};
 use self::recovered::{Fault, replica_of};
 pub(crate) use self::writer::{Journals, Writer};
 use crate::replica::Replica;
@@ -284,10 +284,14 @@ impl Journal {
     /// Atomically replaces the file with one that has exactly these records.
     fn rewrite(&mut self, records: &[u8]) -> io::Result<()> {
         let new_path = self.path.with_extension("new");
-        // An older one may be readable by others. It may not exist.
-        let _removed = fs::remove_file(&new_path);
-        let new = private().write(true).create_new(true).open(&new_path);
+        let new = private()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .open(&new_path);
         let written = new.and_then(|mut file| {
+            // An older one may be readable by others.
+            make_private(&file)?;
             #[cfg(test)]
             let room = self.quota;
             #[cfg(not(test))]
