@@ -284,11 +284,9 @@ impl Journal {
     /// Atomically replaces the file with one that has exactly these records.
     fn rewrite(&mut self, records: &[u8]) -> io::Result<()> {
         let new_path = self.path.with_extension("new");
-        let new = private()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .open(&new_path);
+        let mut options = private();
+        let new = options.write(true).create(true).truncate(true);
+        let new = new.open(&new_path);
         let written = new.and_then(|mut file| {
             // An older one may be readable by others.
             make_private(&file)?;

@@ -5,8 +5,8 @@ use std::path::Path;
 /// A watch on the directory of a file: inotify on Linux. Without one, a change is always assumed.
 ///
 /// It reports files that are created, deleted and moved by the time that the system call doing so
-/// returns. It reports no writes into files, no move of a directory above its own, and nothing that
-/// another machine does on a network file system.
+/// returns. It reports no writes into files and no move of a directory above its own. There is none
+/// on file systems that something else than this machine's kernel may change.
 #[derive(Debug)]
 pub(crate) struct DirectoryWatch {
     #[cfg(target_os = "linux")]
@@ -84,8 +84,31 @@ fn watch(directory: &Path) -> Option<std::os::fd::OwnedFd> {
     } else {
         directory
     };
+    if !is_local(directory) {
+        return None;
+    }
     add_watch(&events, directory, names).ok()?;
     Some(events)
+}
+
+/// Whether nobody but this machine's kernel can change names in a directory, as far as is known.
+#[cfg(target_os = "linux")]
+fn is_local(directory: &Path) -> bool {
+    /// The magic numbers of ext2 to ext4, XFS, Btrfs, F2FS, tmpfs, overlayfs and ZFS, see
+    /// <https://man7.org/linux/man-pages/man2/statfs.2.html>.
+    const LOCAL: [u64; 7] = [
+        0xef53,
+        0x5846_5342,
+        0x9123_683e,
+        0xf2f5_2010,
+        0x0102_1994,
+        0x794c_7630,
+        0x2fc1_2fc1,
+    ];
+    // The kernel's type differs between architectures; the numbers have 32 bits.
+    #[expect(clippy::cast_sign_loss, reason = "it is a bit pattern")]
+    let kind = rustix::fs::statfs(directory).map(|found| found.f_type as u64 & 0xffff_ffff);
+    kind.is_ok_and(|kind| LOCAL.contains(&kind))
 }
 
 #[cfg(test)]

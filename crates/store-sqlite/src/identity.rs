@@ -184,7 +184,9 @@ impl OpenFiles {
     /// # Errors
     /// [`StoreError::Replaced`], permanently.
     pub(crate) fn check_written(&self) -> Result<(), StoreError> {
-        let _ = self.check_if_changed().and_then(|()| self.check_wal());
+        let _ = self.check_each([&self.database]);
+        let _ = self.check_if_changed();
+        let _ = self.check_wal();
         self.check_known()
     }
 
