@@ -21,6 +21,7 @@ const GONE: &str = "was deleted or moved";
 /// that stays open as long as the store prevents SQLite from replacing any of them.
 #[derive(Debug)]
 pub(crate) struct OpenFiles {
+    directory: OpenFile,
     database: OpenFile,
     wal: OpenFile,
     wal_file: fs::File,
@@ -88,8 +89,10 @@ impl OpenFiles {
         // The watch begins first, so nothing changes unseen between the two.
         let watch = Mutex::new(DirectoryWatch::of_file(database));
         let wal_file = fs::File::open(&wal)?;
+        let directory = database.parent().unwrap_or(Path::new("."));
         Ok(Self {
             watch,
+            directory: OpenFile::new(directory.to_owned())?,
             database: OpenFile::new(database.to_owned())?,
             wal: OpenFile {
                 identity: identity(&wal_file.metadata()?),
@@ -112,25 +115,26 @@ impl OpenFiles {
     /// Returns the pages of the database, as far as is known; within a write transaction, that is
     /// their number at its beginning.
     ///
-    /// It costs one look-up of a path: whether the names in the directory have changed is read from
-    /// a [`DirectoryWatch`], where there is one.
+    /// It costs one look-up, of the directory: whether the names in it have changed is read from a
+    /// [`DirectoryWatch`], where there is one.
     ///
     /// # Errors
     /// [`StoreError::Replaced`], permanently; [`StoreError::Unavailable`] if the files can't be
     /// checked now.
     pub(crate) fn check(&self) -> Result<Option<u64>, StoreError> {
-        // This finds a directory that was replaced, which a watch does not report.
-        self.check_each([&self.database])?;
         self.check_if_changed()?;
         let pages = self.check_wal()?;
         *self.checked() = Some(Instant::now());
         Ok(pages)
     }
 
-    /// Looks for all files by their names if some name in their directory has changed.
+    /// Looks for all files by their names if some name in their directory has changed, or if their
+    /// directory is not found by its own name, which a watch does not report.
     fn check_if_changed(&self) -> Result<(), StoreError> {
         let mut watch = self.watch.lock().unwrap_or_else(PoisonError::into_inner);
-        if watch.has_changed() {
+        let directory = fs::metadata(&self.directory.path);
+        let is_same = directory.is_ok_and(|found| self.directory.is_same(&found).is_ok());
+        if watch.has_changed() || !is_same {
             let found = self.check_each([&self.database, &self.shm, &self.wal]);
             // A file that could not be looked for is looked for again.
             watch.set_changed(found.is_err());
@@ -184,7 +188,6 @@ impl OpenFiles {
     /// # Errors
     /// [`StoreError::Replaced`], permanently.
     pub(crate) fn check_written(&self) -> Result<(), StoreError> {
-        let _ = self.check_each([&self.database]);
         let _ = self.check_if_changed();
         let _ = self.check_wal();
         self.check_known()

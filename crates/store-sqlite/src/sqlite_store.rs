@@ -80,6 +80,13 @@ impl SqliteStore {
     /// # Errors
     /// Another process has it open, a later version wrote it, or it can't be read or created.
     pub fn open(data_dir: &Path, options: Options) -> Result<Self, OpenError> {
+        // A relative path would follow the working directory when that is moved, but a restart
+        // would not.
+        let absolute = std::path::absolute(data_dir).map_err(|source| OpenError::Directory {
+            path: data_dir.to_owned(),
+            source,
+        })?;
+        let data_dir = absolute.as_path();
         let lock = lock_directory(data_dir)?;
         let durability = options.durability;
         let mut reserve = Reserve::open(data_dir);

@@ -365,6 +365,40 @@ fn update_refused_for_deleted_files_is_never_acknowledged() {
     }
 }
 
+/// The server's working directory moves away, so the relative path would still lead to the files.
+#[test]
+fn relative_data_directory_whose_parent_was_moved_is_noticed() {
+    let home = TempDir::new().unwrap();
+    let (app, moved) = (home.path().join("äpp"), home.path().join("moved"));
+    fs::create_dir(&app).unwrap();
+    let mut command = serve(home.path());
+    command.current_dir(&app).env("MESHAGENT_DATA_DIR", "data");
+    let server = Server::start_with_log(&mut command, Stdio::null());
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let url = room_url(server.url());
+        let client = Connection::connect(&url, &token("ann")).await.unwrap();
+        let storage = client.storage();
+        storage.upload("vorher.txt", BEFORE, true).await.unwrap();
+        fs::rename(&app, &moved).unwrap();
+        fs::create_dir(&app).unwrap();
+        let refused = storage.upload("nachher.txt", BEFORE, true).await;
+        let is_refused = matches!(
+            refused,
+            Err(CallError::Refused {
+                code: Some(1008),
+                ..
+            })
+        );
+        assert!(is_refused, "{refused:?}");
+        assert_eq!(http_get(server.url(), "/readyz").await.0, 503);
+    });
+    server.kill();
+}
+
 #[test]
 fn key_for_another_project_is_refused() {
     let home = TempDir::new().unwrap();

@@ -142,6 +142,34 @@ fn write_refused_after_file_loss_is_never_visible() {
     }
 }
 
+/// The link leads to another directory with the same database, whose other files are copies. So
+/// the database itself has its name, but a restart would read another WAL.
+#[cfg(unix)]
+#[test]
+fn link_to_another_directory_with_the_database_is_noticed_before_the_next_answer() {
+    use std::os::unix::fs::symlink;
+
+    let parent = TempDir::new().unwrap();
+    let at = |name: &str| parent.path().join(name);
+    fs::create_dir(at("data")).unwrap();
+    fs::create_dir(at("änderung")).unwrap();
+    symlink(at("data"), at("link")).unwrap();
+    let store = open(&at("link"));
+    let document = created(&store, "é-document");
+    let name = |suffix: &str| format!("{DATABASE_FILE}{suffix}");
+    for suffix in ["-wal", "-shm"] {
+        let (from, to) = (at("data"), at("änderung"));
+        fs::copy(from.join(name(suffix)), to.join(name(suffix))).unwrap();
+    }
+    let (from, to) = (at("data"), at("änderung"));
+    fs::hard_link(from.join(DATABASE_FILE), to.join(DATABASE_FILE)).unwrap();
+    symlink(at("änderung"), at("next")).unwrap();
+    fs::rename(at("next"), at("link")).unwrap();
+    let refused = store.commit(&[append(document, "後".as_bytes())]);
+    let is_lost = matches!(refused, Err(StoreError::Replaced(_)));
+    assert!(is_lost, "{refused:?}");
+}
+
 /// A link leads to the directory, and a file replaces the link now and then. Then the files in the
 /// directory can't be checked, while the open files still work.
 #[cfg(unix)]
