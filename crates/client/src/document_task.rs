@@ -459,7 +459,6 @@ impl DocumentTask {
                         return Ok(None);
                     }
                 }
-                self.conflicts.reset();
                 state.journal_answered(number);
                 if let Some(violations) = notice.get("violations").and_then(Value::as_array) {
                     let violations = violations.clone();
@@ -471,8 +470,10 @@ impl DocumentTask {
                     let vector = notice["state_vector"].as_str().unwrap_or(NOTHING);
                     let vector = decode_base64(vector.as_bytes());
                     let vector = vector.map_err(|error| Ended::Unreadable(error.to_string()))?;
+                    // This says nothing of a conflict: that may concern the missing operations.
                     return Ok(Some(Gap { number, vector }));
                 }
+                self.conflicts.reset();
                 state.replica.acknowledged(number);
                 state.journal_progress(None);
             }

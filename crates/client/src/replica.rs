@@ -415,18 +415,17 @@ impl Replica {
     /// ```
     pub fn fill_gap(&mut self, number: u64, state_vector: &[u8]) -> Result<bool, DecodeError> {
         // The missing operations are still to be sent in parts, or to be given up.
-        let comes_later = self.queue.first_trial().is_some_and(|trial| trial < number);
-        if comes_later || self.queue.has_refused() {
-            self.queue.set(number, Standing::Waiting);
-            return Ok(true);
-        }
+        let comes_later = self.queue.has_refused()
+            || self.queue.first_trial().is_some_and(|trial| trial < number);
         match self.queue.get(number).map(|one| one.kind) {
+            Some(Kind::Edit) if comes_later => self.queue.set(number, Standing::Waiting),
             Some(Kind::Edit) => self.queue.set(number, Standing::Stored),
+            // The server has stored it. It must not be sent again before what it waits for.
             _ => {
                 self.queue.remove(number);
             }
         }
-        if self.queue.has_fill() {
+        if comes_later || self.queue.has_fill() {
             return Ok(true);
         }
         if self.fills == FILLS {

@@ -89,7 +89,7 @@ impl OpenFiles {
         // The watch begins first, so nothing changes unseen between the two.
         let watch = Mutex::new(DirectoryWatch::of_file(database));
         let wal_file = fs::File::open(&wal)?;
-        let directory = database.parent().unwrap_or(Path::new("."));
+        let directory = database.parent().unwrap_or_else(|| Path::new("."));
         Ok(Self {
             watch,
             directory: OpenFile::new(directory.to_owned())?,
