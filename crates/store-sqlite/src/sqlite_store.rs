@@ -80,16 +80,15 @@ impl SqliteStore {
     /// # Errors
     /// Another process has it open, a later version wrote it, or it can't be read or created.
     pub fn open(data_dir: &Path, options: Options) -> Result<Self, OpenError> {
+        let lock = lock_directory(data_dir)?;
         // A relative path would follow the working directory when that is moved, but a restart
-        // would not.
+        // would not. Errors of the start name the path as it was given.
         let absolute = std::path::absolute(data_dir).map_err(|source| OpenError::Directory {
             path: data_dir.to_owned(),
             source,
         })?;
-        let data_dir = absolute.as_path();
-        let lock = lock_directory(data_dir)?;
         let durability = options.durability;
-        let mut reserve = Reserve::open(data_dir);
+        let mut reserve = Reserve::open(&absolute);
         let mut opened = open_database(data_dir, &options);
         // The WAL index needs space, and an upgrade needs more of it.
         for purpose in [Use::Start, Use::Other] {
@@ -102,9 +101,9 @@ impl SqliteStore {
             found,
             unsealed,
         } = opened?;
-        let path = data_dir.join(DATABASE_FILE);
+        let path = absolute.join(DATABASE_FILE);
         let keeper = open_keeper(&path)?;
-        let files = OpenFiles::open(&path, &[data_dir.join(LOCK_FILE)]).map_err(|source| {
+        let files = OpenFiles::open(&path, &[absolute.join(LOCK_FILE)]).map_err(|source| {
             OpenError::Directory {
                 path: path.clone(),
                 source,
@@ -131,7 +130,7 @@ impl SqliteStore {
             unsealed: unsealed.map(|error| error.to_string()),
             keeper: Mutex::new(keeper),
             _lock: OpenDirectory {
-                path: data_dir.to_owned(),
+                path: absolute,
                 files: Arc::clone(&files),
                 _lock: lock,
             },
